@@ -1,0 +1,134 @@
+"""What parts say to each other: a Call, its Reply, and the events of a watch.
+
+The same values travel over a stream, a Ray call and the simulator; `pack` and `unpack` turn them
+into msgpack lists, with object bodies as raw bytes that nobody re-encodes on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from arktos_ray.api.names import SYSTEM_TENANT
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Who is calling. `trusted` is one of our own parts: decoded leniently, never refused."""
+
+    name: str
+    tenant: str = SYSTEM_TENANT
+    groups: tuple[str, ...] = ()
+    uid: str = ""
+    trusted: bool = False
+
+
+@dataclass(slots=True)
+class Call:
+    """One request, routed but not yet decoded.
+
+    verb: get list watch create update patch delete deletecollection.
+    gvr: `pods`, `deployments.apps`: see api/scheme.py; tenant may be `all` for list and watch.
+    options: query parameters as sent (fieldSelector, limit, dryRun, fieldManager, ...).
+    """
+
+    verb: str
+    gvr: str
+    tenant: str = ""
+    namespace: str = ""
+    name: str = ""
+    subresource: str = ""
+    options: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    content_type: str = ""
+    # "" is the plain object; "Table" and "PartialObjectMetadata"(List) are the other two forms.
+    accept: str = ""
+    user: User = User("system:unknown")
+    user_agent: str = ""
+
+    def pack(self) -> list[Any]:
+        user = self.user
+        return [
+            self.verb, self.gvr, self.tenant, self.namespace, self.name, self.subresource,
+            self.options, self.body, self.content_type, self.accept,
+            [user.name, user.tenant, user.groups, user.uid, user.trusted], self.user_agent,
+        ]  # fmt: skip
+
+    @classmethod
+    def unpack(cls, packed: Sequence[Any]) -> Call:
+        user = packed[10]
+        return cls(
+            *packed[:10], User(user[0], user[1], tuple(user[2]), user[3], user[4]), packed[11]
+        )
+
+
+@dataclass(slots=True)
+class Reply:
+    """The answer: an HTTP code, a JSON body, and warnings for the client to print.
+
+    A failure is a Reply too (code >= 400, body is the Status), so a batch can fail in part.
+    """
+
+    code: int
+    body: bytes = b""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        return self.code < 400
+
+    def pack(self) -> list[Any]:
+        return [self.code, self.body, self.warnings]
+
+    @classmethod
+    def unpack(cls, packed: Sequence[Any]) -> Reply:
+        return cls(packed[0], packed[1], tuple(packed[2]))
+
+
+# Event types. A BOOKMARK's body is empty; only its revision counts.
+ADDED, MODIFIED, DELETED, BOOKMARK = "ADDED", "MODIFIED", "DELETED", "BOOKMARK"
+
+
+@dataclass(frozen=True, slots=True)
+class WatchEvent:
+    """One change, as our own parts see it. `body` is the stored bytes of the object."""
+
+    type: str
+    revision: int
+    path: str  # Key.path(), so that nobody decodes a body to learn whose it is
+    body: bytes = b""
+    # A bookmark that ends the initial state of a WatchList.
+    initial_end: bool = False
+
+    def pack(self) -> list[Any]:
+        return [self.type, self.revision, self.path, self.body, self.initial_end]
+
+    @classmethod
+    def unpack(cls, packed: Sequence[Any]) -> WatchEvent:
+        return cls(packed[0], packed[1], packed[2], packed[3], packed[4])
+
+
+class Caller(Protocol):
+    """A partition as everyone else sees it: over a stream, over Ray, or in the same process.
+
+    `call` carries a batch and keeps its order: writes of one batch are applied in sequence and
+    committed together; each gets its own Reply. `watch` yields batches of events (never an empty
+    batch) until its end, and raises a Failure (Expired, Unavailable) when it cannot go on.
+    """
+
+    async def call(self, calls: Sequence[Call]) -> list[Reply]: ...
+
+    def watch(self, call: Call) -> AsyncIterator[list[WatchEvent]]: ...
+
+
+class Peer(Caller, Protocol):
+    """A Caller with methods of its own beside the API's verbs (`reserve`, `usage`, ...).
+
+    Payloads and answers are msgpack values: None, bool, int, float, str, bytes, list, dict.
+    Every actor offers one, and holds one for every actor that it talks to.
+    """
+
+    async def request(self, method: str, payload: Any) -> Any: ...
+
+    def subscribe(self, method: str, payload: Any) -> AsyncIterator[Any]: ...

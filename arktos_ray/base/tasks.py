@@ -1,0 +1,46 @@
+"""Background tasks with an owner: none is forgotten, and every failure surfaces."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+class Tasks:
+    """The tasks of one actor or one connection. `close` cancels them and waits until they ended.
+
+    on_crash: called with the exception of a task that ended by a bug; an actor exits there, so
+    that its supervisor restarts it from its log. Without it the failure is logged with its trace.
+    """
+
+    def __init__(self, on_crash: Callable[[BaseException], None] | None = None) -> None:
+        self._running: set[asyncio.Task[Any]] = set()
+        self._on_crash = on_crash
+
+    def start(self, what: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        # An empty context: a task that a request happens to start is not cancelled with it.
+        task = asyncio.create_task(what, name=name, context=contextvars.Context())
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
+            log.error("task %s failed", task.get_name(), exc_info=error)
+            if self._on_crash is not None:
+                self._on_crash(error)
+
+    async def close(self) -> None:
+        running = list(self._running)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
