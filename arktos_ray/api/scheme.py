@@ -145,11 +145,6 @@ RESOURCES: tuple[Resource, ...] = (
         "discovery.k8s.io", "endpointslices", "EndpointSlice",
         "k8s.io.api.discovery.v1.EndpointSlice",
     ),
-    # Events again, under the name that newer clients use; the same objects are behind both.
-    _namespaced(
-        "events.k8s.io", "events", "Event", "k8s.io.api.events.v1.Event", short_names=("ev",),
-        home=Home.EITHER,
-    ),
 )  # fmt: skip
 
 BY_PATH: dict[tuple[str, str, str], Resource] = {
@@ -157,8 +152,7 @@ BY_PATH: dict[tuple[str, str, str], Resource] = {
 }
 BY_KIND: dict[tuple[str, str], Resource] = {(r.api_version, r.kind): r for r in RESOURCES}
 BY_GVR: dict[str, Resource] = {r.gvr: r for r in RESOURCES}
-# `events` lives once, in the core group; events.k8s.io is a second view of it.
-STORED_AS: dict[str, str] = {"events.events.k8s.io": "events"}
+VOLATILE: frozenset[str] = frozenset(r.gvr for r in RESOURCES if not r.durable)
 
 
 def resource(gvr: str) -> Resource:

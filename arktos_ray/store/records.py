@@ -1,0 +1,72 @@
+"""One stored object: its bytes, and beside them the few columns that a partition decides on.
+
+Pure. The bytes are what lists, watches and peers get; nothing here re-encodes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from arktos_ray.api.names import Key
+
+# Objects of one workload carry equal labels; one dict serves them all.
+_interned: dict[tuple[tuple[str, str], ...], Mapping[str, str]] = {}
+_INTERNED_MAX = 100_000
+_NO_LABELS: Mapping[str, str] = {}
+
+
+class Record:
+    """A revision of an object. Immutable by convention: a change makes a new Record.
+
+    Memory: about 250 B beside the body.
+    """
+
+    __slots__ = ("body", "deleted", "labels", "node", "path", "phase", "revision")
+
+    def __init__(
+        self, revision: int, path: str, body: bytes, labels: Mapping[str, str],
+        node: str, phase: str, deleted: bool = False,
+    ) -> None:  # fmt: skip
+        self.revision = revision
+        self.path = path
+        self.body = body
+        self.labels = labels
+        self.node = node  # spec.nodeName of a pod, else ""
+        self.phase = phase  # status.phase, "" where there is none
+        self.deleted = deleted
+
+    @property
+    def key(self) -> Key:
+        return Key.from_path(self.path)
+
+    def decode(self) -> dict[str, Any]:
+        """A fresh dict; 3-5 us a KB."""
+        obj: dict[str, Any] = orjson.loads(self.body)
+        return obj
+
+
+def encode(revision: int, path: str, obj: dict[str, Any], deleted: bool = False) -> Record:
+    """The record of `obj` at this revision; writes the revision into its metadata."""
+    obj["metadata"]["resourceVersion"] = str(revision)
+    return _record(revision, path, orjson.dumps(obj), obj, deleted)
+
+
+def restore(revision: int, path: str, body: bytes, deleted: bool) -> Record:
+    """The record of bytes that came out of a log."""
+    return _record(revision, path, body, orjson.loads(body), deleted)
+
+
+def _record(revision: int, path: str, body: bytes, obj: dict[str, Any], deleted: bool) -> Record:
+    labels = obj["metadata"].get("labels") or _NO_LABELS
+    if labels:
+        identity = tuple(labels.items())
+        if len(_interned) > _INTERNED_MAX:
+            _interned.clear()
+        labels = _interned.setdefault(identity, labels)
+    spec, status = obj.get("spec"), obj.get("status")
+    node = spec.get("nodeName", "") if type(spec) is dict else ""
+    phase = status.get("phase", "") if type(status) is dict else ""
+    return Record(revision, path, body, labels, node or "", phase or "", deleted)

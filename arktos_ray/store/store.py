@@ -1,0 +1,414 @@
+"""The store of one partition: the present, the recent past, a log, and the readers who wait.
+
+Writes go to an overlay at once, so that later writes of the same batch see them; they reach the
+tables, the history and the watchers only after the log has them (design.md D3). While one commit
+is in flight the next one collects: that is the whole batching rule, there is no timer.
+
+When the log refuses a batch, that batch and everything decided on top of it is dropped as if it
+had never been, and its writers are told why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from arktos_ray.api.errors import BadRequest, Failure, Unavailable
+from arktos_ray.base.clock import Clock
+from arktos_ray.base.tasks import Tasks
+from arktos_ray.store.mvcc import Table, prefix_of
+from arktos_ray.store.port import Log, Row
+from arktos_ray.store.records import Record, encode, restore
+from arktos_ray.store.revisions import at_ms, next_revision
+from arktos_ray.store.watchcache import Change, HistoryLimits, WatchCache
+
+# A resource version further ahead of our clock than this was never handed out by any partition.
+_FUTURE_MS_MAX = 60_000
+# References only; a subscription that is further behind reads from the history instead.
+_BACKLOG_CHANGES_MAX = 20_000
+_COMPACT_INTERVAL_S = 5.0
+
+
+@dataclass(slots=True)
+class _Batch:
+    rows: list[Row] = field(default_factory=list)
+    changes: list[tuple[str, Record]] = field(default_factory=list)  # (gvr, record)
+    done: asyncio.Future[None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a watch is interested in, as far as an index can tell. "" is everything."""
+
+    tenant: str = ""
+    namespace: str = ""
+    name: str = ""
+    node: str = ""  # spec.nodeName, pods only
+
+
+class Subscription:
+    """A place in the stream of changes of one resource. Read with `next`; `close` when done."""
+
+    def __init__(self, store: Store, gvr: str, scope: Scope, position: int) -> None:
+        self._store = store
+        self.gvr, self.scope = gvr, scope
+        self.position = position  # everything up to here was handed out
+        self._waiting: list[Change] = []
+        self._lagging = False
+        self._wake: asyncio.Future[None] | None = None
+        self._progress_wanted = False
+
+    def offer(self, change: Change) -> None:
+        if self._lagging:
+            return
+        if len(self._waiting) >= _BACKLOG_CHANGES_MAX:
+            self._waiting.clear()
+            self._lagging = True
+        else:
+            self._waiting.append(change)
+        self.wake()
+
+    def ask_progress(self) -> None:
+        """Make the next `next` return, even if nothing happened."""
+        self._progress_wanted = True
+        self.wake()
+
+    def wake(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    def next_nowait(self) -> Sequence[Change]:
+        """What waits; () when nothing does. Raises Expired when it fell behind the history."""
+        if self._lagging:
+            self._lagging = False
+            changes: Sequence[Change] = [
+                change
+                for change in self._store.history(self.gvr).since(self.position)
+                if in_scope(change, self.scope)
+            ]
+        else:
+            changes, self._waiting = self._waiting, []
+        # Changes of one resource arrive in order, so the store's own revision is safe to claim.
+        self.position = max(self.position, self._store.revision)
+        return changes
+
+    async def next(self, timeout_s: float | None = None) -> Sequence[Change]:
+        """Waits for changes; () after the timeout or when progress was asked for."""
+        if not self._waiting and not self._lagging and not self._progress_wanted:
+            self._wake = asyncio.get_running_loop().create_future()
+            handle = None
+            if timeout_s is not None:
+                handle = asyncio.get_running_loop().call_later(timeout_s, self.wake)
+            try:
+                await self._wake
+            finally:
+                self._wake = None
+                if handle is not None:
+                    handle.cancel()
+        self._store.check_open()
+        self._progress_wanted = False
+        return self.next_nowait()
+
+    def close(self) -> None:
+        self._store.unsubscribe(self)
+
+
+def in_scope(change: Change, scope: Scope) -> bool:
+    """Whether the object, as it is or as it was, lies in the scope."""
+    path = change.record.path
+    if scope.tenant and not path.startswith(prefix_of(scope.tenant, scope.namespace)):
+        # A namespace over all tenants has no prefix; the caller's selector judges it.
+        return False
+    if scope.name and not path.endswith("/" + scope.name):
+        return False
+    if scope.node:
+        previous = change.previous
+        return change.record.node == scope.node or (
+            previous is not None and previous.node == scope.node
+        )
+    return True
+
+
+class Store:
+    """One writer, one event loop. `recover` first, then `start`.
+
+    partition: 0..63, unique in the region; it goes into every revision.
+    """
+
+    def __init__(
+        self, log: Log, partition: int, clock: Clock, tasks: Tasks,
+        limits: HistoryLimits | None = None, volatile: frozenset[str] = frozenset(),
+    ) -> None:  # fmt: skip
+        self._log = log
+        self._partition = partition
+        self._clock = clock
+        self._tasks = tasks
+        self._limits = limits or HistoryLimits()
+        self._tables: dict[str, Table] = {}
+        self._histories: dict[str, WatchCache] = {}
+        self._floors: dict[str, int] = {}
+        self._volatile = volatile  # gvrs that are never logged
+        self._recovered = 0  # newest revision in the log at the start
+        self._last = 0  # newest revision given out
+        self.revision = 0  # newest revision published: all up to here is durable and visible
+        self._overlay: dict[tuple[str, str], Record] = {}
+        self._batch = _Batch()
+        self._work: asyncio.Event | None = None
+        self._forgotten: list[int] = []
+        self._changed_floors: dict[str, int] = {}
+        self._subscriptions: dict[tuple[str, Scope], set[Subscription]] = {}
+        self._closed: Failure | None = None
+        self.commits = self.rows_written = 0
+
+    # Life
+
+    def recover(self) -> int:
+        """Read the log; the number of rows read. 10 us a row."""
+        self._floors = self._log.floors()
+        count = 0
+        for row in self._log.replay():
+            count += 1
+            record = restore(row.revision, row.path, row.body, row.deleted)
+            self._publish(row.gvr, record)
+            self._last = row.revision
+        self._last = max([self._last, *self._floors.values()])
+        # Revisions that were given to volatile objects are not in the log; time has passed them.
+        self._last = next_revision(self._last, int(self._clock.now() * 1000), self._partition)
+        self.revision = self._recovered = self._last
+        return count
+
+    def start(self) -> None:
+        self._work = asyncio.Event()
+        self._tasks.start(self._flush_forever(), "store-flush")
+        self._tasks.start(self._compact_forever(), "store-compact")
+
+    def close(self, why: Failure | None = None) -> None:
+        """End every wait with a Failure. The log is the caller's to close."""
+        self._closed = why or Unavailable("the partition is stopping")
+        for group in self._subscriptions.values():
+            for subscription in group:
+                subscription.wake()
+        self._abort(self._closed)
+
+    def check_open(self) -> None:
+        if self._closed is not None:
+            raise self._closed
+
+    # Writing
+
+    def latest(self, gvr: str, path: str) -> Record | None:
+        """The newest record, durable or not: what a writer must decide on. None if deleted."""
+        record = self._overlay.get((gvr, path))
+        if record is None:
+            return self.table(gvr).get(path)
+        return None if record.deleted else record
+
+    def put(self, gvr: str, path: str, obj: dict[str, Any]) -> Record:
+        """Queue a write; obj gets its resourceVersion. Visible to readers after `commit`."""
+        return self._write(gvr, encode(self._next(), path, obj))
+
+    def delete(self, gvr: str, path: str, obj: dict[str, Any]) -> Record:
+        """Queue a deletion; obj is the object's last state, for watchers."""
+        return self._write(gvr, encode(self._next(), path, obj, deleted=True))
+
+    def _next(self) -> int:
+        self._last = next_revision(self._last, int(self._clock.now() * 1000), self._partition)
+        return self._last
+
+    def _write(self, gvr: str, record: Record) -> Record:
+        self.check_open()
+        self._overlay[gvr, record.path] = record
+        batch = self._batch
+        batch.changes.append((gvr, record))
+        if gvr not in self._volatile:
+            batch.rows.append(Row(record.revision, record.deleted, gvr, record.path, record.body))
+        return record
+
+    def commit(self) -> asyncio.Future[None]:
+        """Done when everything written so far is durable and published, or refused."""
+        batch = self._batch
+        if batch.done is None:
+            batch.done = asyncio.get_running_loop().create_future()
+            if self._closed is not None:
+                batch.done.set_exception(self._closed)
+            elif self._work is not None:
+                self._work.set()
+        return batch.done
+
+    async def _flush_forever(self) -> None:
+        assert self._work is not None
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            batch, self._batch = self._batch, _Batch()
+            if not batch.changes and batch.done is None:
+                continue
+            try:
+                if batch.rows:
+                    await self._log.append(batch.rows)
+            except Failure as failure:
+                self._abort(failure, batch)
+                continue
+            self.commits += 1
+            self.rows_written += len(batch.rows)
+            overlay = self._overlay
+            for gvr, record in batch.changes:
+                if overlay.get((gvr, record.path)) is record:
+                    del overlay[gvr, record.path]
+                self._publish(gvr, record)
+            if batch.changes:
+                self.revision = max(self.revision, batch.changes[-1][1].revision)
+            if batch.done is not None and not batch.done.done():
+                batch.done.set_result(None)
+            if self._batch.done is not None:
+                self._work.set()
+
+    def _abort(self, why: Failure, in_flight: _Batch | None = None) -> None:
+        # Whatever collected meanwhile was decided on state that is not going to exist.
+        doomed, self._batch = self._batch, _Batch()
+        self._overlay.clear()
+        for batch in (in_flight, doomed):
+            if batch is not None and batch.done is not None and not batch.done.done():
+                batch.done.set_exception(why)
+                batch.done.exception()  # A writer that went away need not collect it.
+
+    def _publish(self, gvr: str, record: Record) -> None:
+        table = self.table(gvr)
+        previous = table.remove(record.path) if record.deleted else table.put(record)
+        history = self.history(gvr)
+        if record.revision <= history.floor:
+            return  # Recovering a row whose past is already forgotten.
+        change = Change(record, previous)
+        history.append(change)
+        if self._subscriptions:
+            self._offer(gvr, change)
+
+    # Reading
+
+    def table(self, gvr: str) -> Table:
+        table = self._tables.get(gvr)
+        if table is None:
+            table = self._tables[gvr] = Table()
+        return table
+
+    def history(self, gvr: str) -> WatchCache:
+        history = self._histories.get(gvr)
+        if history is None:
+            floor = self._recovered if gvr in self._volatile else self._floors.get(gvr, 0)
+            history = WatchCache(floor, self._limits)
+            self._histories[gvr] = history
+        return history
+
+    def get(self, gvr: str, path: str) -> Record | None:
+        """The newest durable record."""
+        return self.table(gvr).get(path)
+
+    def counts(self) -> dict[str, int]:
+        return {gvr: len(table) for gvr, table in self._tables.items() if len(table)}
+
+    async def reach(self, revision: int) -> None:
+        """Wait until the state at `revision` is settled: nothing at or below it is to come.
+
+        Raises BadRequest for a revision that no clock in the region can have given out.
+        """
+        if revision > self._last:
+            if revision > at_ms(int(self._clock.now() * 1000) + _FUTURE_MS_MAX):
+                raise BadRequest(f"Too large resource version: {revision}, current: {self._last}")
+            self._last = revision
+        if self._overlay or self._batch.done is not None:
+            await self.commit()
+        if not self._overlay and self.revision < revision:
+            self.revision = revision
+
+    def range_at(self, gvr: str, prefix: str, after: str, revision: int) -> Iterable[Record]:
+        """The records below a prefix as they were at a revision. Raises Expired."""
+        table = self.table(gvr)
+        if revision >= self.revision:
+            return table.range(prefix, after)
+        # Few changes lie between a recent revision and now: take them back one by one.
+        then: dict[str, Record | None] = {}
+        for change in self.history(gvr).since(revision):
+            path = change.record.path
+            if path not in then and path.startswith(prefix) and path > after:
+                then[path] = change.previous
+        records = {record.path: record for record in table.range(prefix, after)}
+        for path, record in then.items():
+            if record is None:
+                records.pop(path, None)
+            else:
+                records[path] = record
+        return [records[path] for path in sorted(records)]
+
+    # Watching
+
+    def subscribe(self, gvr: str, scope: Scope, revision: int) -> Subscription:
+        """Changes after a revision, from the history first. Raises Expired."""
+        self.check_open()
+        past = [c for c in self.history(gvr).since(revision) if in_scope(c, scope)]
+        subscription = Subscription(self, gvr, scope, revision)
+        for change in past:
+            subscription.offer(change)
+        self._subscriptions.setdefault((gvr, scope), set()).add(subscription)
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        key = (subscription.gvr, subscription.scope)
+        group = self._subscriptions.get(key)
+        if group is not None:
+            group.discard(subscription)
+            if not group:
+                del self._subscriptions[key]
+
+    def _offer(self, gvr: str, change: Change) -> None:
+        """Find who watches this: a few look-ups, however many watchers there are."""
+        tenant, namespace, name = change.record.path.split("/")
+        scopes = [Scope(), Scope(tenant), Scope(tenant, "", name)]
+        if namespace:
+            scopes += [Scope(tenant, namespace), Scope(tenant, namespace, name)]
+        node, previous = change.record.node, change.previous
+        if node:
+            scopes.append(Scope(node=node))
+        if previous is not None and previous.node and previous.node != node:
+            scopes.append(Scope(node=previous.node))
+        for scope in scopes:
+            group = self._subscriptions.get((gvr, scope))
+            if group:
+                for subscription in group:
+                    subscription.offer(change)
+
+    @property
+    def watchers(self) -> int:
+        return sum(len(group) for group in self._subscriptions.values())
+
+    # Forgetting
+
+    async def _compact_forever(self) -> None:
+        while True:
+            await self._clock.sleep(_COMPACT_INTERVAL_S)
+            await self.compact()
+
+    async def compact(self) -> None:
+        """Forget the past beyond the limits, in memory and in the log."""
+        now_ms = int(self._clock.now() * 1000)
+        for gvr, history in self._histories.items():
+            forgotten = history.trim(now_ms)
+            if not forgotten:
+                continue
+            self._changed_floors[gvr] = history.floor
+            for change in forgotten:
+                if change.previous is not None:
+                    self._forgotten.append(change.previous.revision)
+                if change.record.deleted:
+                    self._forgotten.append(change.record.revision)
+        if not self._changed_floors:
+            return
+        revisions, self._forgotten = self._forgotten, []
+        floors, self._changed_floors = self._changed_floors, {}
+        try:
+            await self._log.compact(revisions, floors)
+        except Failure:
+            # The rows stay on disk and are named again next time; nothing is lost by waiting.
+            self._forgotten = revisions + self._forgotten
+            self._changed_floors = {**floors, **self._changed_floors}

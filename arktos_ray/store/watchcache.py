@@ -1,0 +1,92 @@
+"""The recent past of one resource, for watchers and for lists at an exact revision.
+
+Holds events in revision order, so that a watch can start a little in the past without touching the
+log. Older than that, the answer is Expired, and the watcher lists again.
+
+Pure: it never waits. `store.py` puts events in and wakes the watchers.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from arktos_ray.api.errors import Expired
+from arktos_ray.store.records import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One committed write: the record, and the one that it replaced."""
+
+    record: Record  # record.deleted: the object is gone
+    previous: Record | None
+
+    @property
+    def revision(self) -> int:
+        return self.record.revision
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryLimits:
+    # Kubernetes keeps five minutes; a watcher that was away for longer lists again.
+    age_ms_min: int = 300_000
+    # About 2 KB each, most of it shared with the present: at the limit the oldest go, young or not.
+    changes_max: int = 100_000
+    # Below this many nothing is dropped, however old: quiet resources keep a long memory.
+    changes_min: int = 500
+
+
+class WatchCache:
+    def __init__(self, floor: int, limits: HistoryLimits) -> None:
+        # A watch may start at the floor or after it.
+        self.floor = floor
+        self._limits = limits
+        self._changes: list[Change] = []
+        self._revisions: list[int] = []
+        self._dropped = 0  # how many at the front of the lists are already forgotten
+
+    def __len__(self) -> int:
+        return len(self._revisions) - self._dropped
+
+    def append(self, change: Change) -> None:
+        assert not self._revisions or change.revision > self._revisions[-1], "out of order"
+        self._changes.append(change)
+        self._revisions.append(change.revision)
+
+    def since(self, revision: int) -> Sequence[Change]:
+        """Every change after the revision, oldest first.
+
+        Raises Expired when some of them are gone.
+        """
+        self.check(revision)
+        start = max(bisect_right(self._revisions, revision), self._dropped)
+        return self._changes[start:]
+
+    def check(self, revision: int) -> None:
+        """Raises Expired when changes after this revision are gone."""
+        if revision < self.floor:
+            raise Expired(f"too old resource version: {revision} ({self.floor})")
+
+    def trim(self, now_ms: int) -> list[Change]:
+        """Forget what is too old or too much; what was forgotten, oldest first."""
+        limits, kept = self._limits, len(self)
+        oldest_allowed = (now_ms - limits.age_ms_min) << 19
+        start = end = self._dropped
+        while kept > limits.changes_min and (
+            kept > limits.changes_max or self._revisions[end] < oldest_allowed
+        ):
+            end += 1
+            kept -= 1
+        if start == end:
+            return []
+        forgotten = self._changes[start:end]
+        self.floor = forgotten[-1].revision
+        self._dropped = end
+        if self._dropped > 1024 and self._dropped * 2 > len(self._changes):
+            # Amortised: each element is moved at most once on average.
+            del self._changes[: self._dropped]
+            del self._revisions[: self._dropped]
+            self._dropped = 0
+        return forgotten
