@@ -16,6 +16,10 @@ from arktos_ray.api.calls import Call, Caller, Reply, User, WatchEvent
 from arktos_ray.api.names import Key
 
 Object = dict[str, Any]
+# Named out here, because inside the class `list` is the verb.
+Objects = list[Object]
+Events = list[WatchEvent]
+Replies = list[Reply]
 
 
 class Client:
@@ -30,7 +34,7 @@ class Client:
 
     async def list(
         self, gvr: str, *, tenant: str = "all", namespace: str = "", **options: str
-    ) -> tuple[list[Object], int]:
+    ) -> tuple[Objects, int]:
         """The objects, and the revision to watch from."""
         call = Call("list", gvr, tenant, namespace, options=options, user=self._user)
         body = await self._one(call)
@@ -38,7 +42,7 @@ class Client:
 
     def watch(
         self, gvr: str, *, tenant: str = "all", namespace: str = "", **options: str
-    ) -> AsyncIterator[list[WatchEvent]]:
+    ) -> AsyncIterator[Events]:
         """Batches of events after `resourceVersion`. Raises Expired when that is too long ago."""
         return self._caller.watch(
             Call("watch", gvr, tenant, namespace, options=options, user=self._user)
@@ -86,7 +90,7 @@ class Client:
         body = {"kind": "DeleteOptions", "apiVersion": "v1", **delete_options}
         return self.calling("delete", gvr, key, body)
 
-    async def write(self, calls: Sequence[Call]) -> list[Reply]:
+    async def write(self, calls: Sequence[Call]) -> Replies:
         """One batch, one commit; a Reply for each call, in order. Raises Unavailable only."""
         return await self._caller.call(calls) if calls else []
 
