@@ -57,10 +57,13 @@ class Call:
 
     @classmethod
     def unpack(cls, packed: Sequence[Any]) -> Call:
-        user = packed[10]
+        (verb, gvr, tenant, namespace, name, subresource, options, body, content_type, accept,
+         user, user_agent) = packed  # fmt: skip
+        who = User(user[0], user[1], tuple(user[2]), user[3], user[4])
         return cls(
-            *packed[:10], User(user[0], user[1], tuple(user[2]), user[3], user[4]), packed[11]
-        )
+            verb, gvr, tenant, namespace, name, subresource, options, body, content_type, accept,
+            who, user_agent,
+        )  # fmt: skip
 
 
 @dataclass(slots=True)

@@ -1,0 +1,68 @@
+"""Directory: which partition owns which tenant, as the partitions themselves say.
+
+A tenant is where its Tenant object is. A name that nobody has yet goes where the rule says
+(tenancy/assignment.py), the same for every ingress, so a name cannot be created twice.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import orjson
+
+from arktos_ray.api.calls import DELETED
+from arktos_ray.api.errors import Failure
+from arktos_ray.base.clock import Clock
+from arktos_ray.client.port import Client
+from arktos_ray.tenancy.assignment import assign
+
+log = logging.getLogger(__name__)
+
+_RETRY_S = 0.5
+
+
+class Directory:
+    def __init__(self, partitions: dict[str, Client], rule: str, clock: Clock) -> None:
+        self._partitions, self._rule, self._clock = partitions, rule, clock
+        self._names = list(partitions)
+        self._owners: dict[str, tuple[str, str]] = {}  # tenant -> (partition, uid)
+
+    def owner_of(self, tenant: str) -> str:
+        known = self._owners.get(tenant)
+        return known[0] if known is not None else assign(tenant, self._names, self._rule)
+
+    def uid_of(self, tenant: str) -> str | None:
+        known = self._owners.get(tenant)
+        return known[1] if known is not None else None
+
+    async def refresh(self, tenant: str) -> None:
+        """Ask for one tenant now: it may be younger than the watch has told."""
+        name = self.owner_of(tenant)
+        tenants, _ = await self._partitions[name].list(
+            "tenants", tenant="", fieldSelector=f"metadata.name={tenant}"
+        )
+        for found in tenants:
+            self._owners[tenant] = (name, found["metadata"]["uid"])
+
+    async def follow(self, name: str) -> None:
+        """Keep up with the tenants of one partition, for ever."""
+        client = self._partitions[name]
+        while True:
+            try:
+                tenants, revision = await client.list("tenants", tenant="")
+                present = {t["metadata"]["name"]: t["metadata"]["uid"] for t in tenants}
+                for tenant, (owner, _) in list(self._owners.items()):
+                    if owner == name and tenant not in present:
+                        del self._owners[tenant]
+                self._owners.update({t: (name, uid) for t, uid in present.items()})
+                watch = client.watch("tenants", tenant="", resourceVersion=str(revision))
+                async for events in watch:
+                    for event in events:
+                        meta = orjson.loads(event.body)["metadata"]
+                        if event.type == DELETED:
+                            self._owners.pop(meta["name"], None)
+                        else:
+                            self._owners[meta["name"]] = (name, meta["uid"])
+            except Failure as failure:
+                log.info("directory: %s: %s", name, failure)
+            await self._clock.sleep(_RETRY_S)

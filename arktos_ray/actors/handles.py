@@ -1,0 +1,230 @@
+"""RAY: how one actor finds another, and the conversation over Ray calls alone.
+
+An actor is found by its name and asked for its address once, by a Ray call; everything after that
+goes over the stream (streams.py). With `transport: ray` the same frames travel in Ray calls
+instead: `push` carries ours, `pull` waits for theirs. Slower by a factor of a hundred, needs no
+socket, and always works.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+
+from arktos_ray.actors.part import Spec, Surroundings
+from arktos_ray.actors.streams import (
+    ClientEnd,
+    Connect,
+    Deframer,
+    ServerEnd,
+    connect_socket,
+)
+from arktos_ray.api.calls import Peer
+from arktos_ray.api.errors import Failure, Unavailable
+from arktos_ray.base.clock import SystemClock
+from arktos_ray.base.ids import Ids
+from arktos_ray.base.tasks import Tasks
+from arktos_ray.store.backends.sqlite import SqliteLog
+from arktos_ray.store.port import Log
+
+log = logging.getLogger(__name__)
+
+NAMESPACE = "arktos"
+_RESOLVE_DEADLINE_S = 5.0
+_PULL_WAIT_S = 20.0
+_sessions = itertools.count()
+
+
+async def actor_named(name: str) -> Any:
+    """The Ray handle of one of our actors. Raises Unavailable while there is none."""
+    try:
+        # Asks the GCS, which blocks: not on the event loop.
+        return await asyncio.to_thread(ray.get_actor, name, NAMESPACE)
+    except ValueError as error:
+        raise Unavailable(f"{name} is not running") from error
+    except RayError as error:
+        raise Unavailable(f"{name}: Ray does not answer: {error}") from error
+
+
+async def remote(name: str, call: Awaitable[Any], deadline_s: float) -> Any:
+    """The answer of a Ray call; Ray's errors as ours. The order of the clauses matters."""
+    try:
+        async with asyncio.timeout(deadline_s):
+            return await call
+    except RayTaskError as error:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, Failure):
+            raise cause from None  # The actor's own answer, not a fault.
+        raise  # A bug over there. Let it surface here too.
+    except (TimeoutError, GetTimeoutError) as error:
+        raise Unavailable(f"{name}: no answer in {deadline_s:g} s") from error
+    except RayActorError as error:
+        raise Unavailable(f"{name} is restarting") from error
+
+
+def connector(transport: str, tasks: Tasks) -> Callable[[str], Connect]:
+    """name -> how to connect to it. transport: `stream` or `ray`."""
+
+    def for_name(name: str) -> Connect:
+        async def connect() -> ClientEnd:
+            actor = await actor_named(name)
+            if transport == "ray":
+                return _connect_over_ray(name, actor, tasks)
+            address = await remote(name, actor.address.remote(), _RESOLVE_DEADLINE_S)
+            if address is None:
+                raise Unavailable(f"{name} is starting")
+            return await connect_socket(name, address)
+
+        return connect
+
+    return for_name
+
+
+def _connect_over_ray(name: str, actor: Any, tasks: Tasks) -> ClientEnd:
+    pipe = _RayPipe(name, actor, tasks)
+    end = pipe.end = ClientEnd(name, pipe)
+    return end
+
+
+class _RayPipe:
+    """The client's side. One push and one pull are in flight at a time, so frames keep order."""
+
+    def __init__(self, name: str, actor: Any, tasks: Tasks) -> None:
+        self.end: ClientEnd
+        self._name, self._actor = name, actor
+        self._session = f"{os.getpid()}-{next(_sessions)}"
+        self._out: list[bytes] = []
+        self._wake = asyncio.Event()
+        self._work = [tasks.start(self._push(), "ray-push"), tasks.start(self._pull(), "ray-pull")]
+
+    def send(self, frame: bytes) -> None:
+        self._out.append(frame)
+        self._wake.set()
+
+    async def ready(self) -> None:
+        return
+
+    async def _push(self) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            try:
+                while True:
+                    await self._wake.wait()
+                    self._wake.clear()
+                    out, self._out = b"".join(self._out), []
+                    call = self._actor.push.remote(self._session, out)
+                    await remote(self._name, call, _RESOLVE_DEADLINE_S)
+            except (Failure, RayError):
+                self.close()
+
+    async def _pull(self) -> None:
+        deframer = Deframer()
+        with contextlib.suppress(asyncio.CancelledError):
+            try:
+                while True:
+                    call = self._actor.pull.remote(self._session, _PULL_WAIT_S)
+                    data = await remote(self._name, call, _PULL_WAIT_S + _RESOLVE_DEADLINE_S)
+                    for frame in deframer.feed(data):
+                        self.end.received(frame)
+            except (Failure, RayError):
+                self.close()
+
+    def close(self) -> None:
+        self.end.lost()
+        for task in self._work:
+            task.cancel()
+
+
+class _Session:
+    """The server's side of one client: what it sent, and what waits for its next pull."""
+
+    # A client that does not pull for this long is gone.
+    IDLE_S = 60.0
+
+    def __init__(self, peer: Peer, tasks: Tasks) -> None:
+        self.deframer = Deframer()
+        self.end = ServerEnd(peer, self, tasks)
+        self._out: list[bytes] = []
+        self._wake = asyncio.Event()
+        self._space = asyncio.Event()
+        self._space.set()
+        self.last_pull = asyncio.get_running_loop().time()
+
+    def send(self, frame: bytes) -> None:
+        self._out.append(frame)
+        self._wake.set()
+        if len(self._out) > 64:
+            self._space.clear()
+
+    async def ready(self) -> None:
+        await self._space.wait()
+
+    def close(self) -> None:
+        self.end.lost()
+
+    async def take(self, wait_s: float) -> bytes:
+        self.last_pull = asyncio.get_running_loop().time()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await self._wake.wait()
+        self._wake.clear()
+        self._space.set()
+        out, self._out = b"".join(self._out), []
+        return out
+
+
+class RaySessions:
+    """What an actor needs to be reached over Ray calls: `push` and `pull` by session."""
+
+    def __init__(self, peer: Peer, tasks: Tasks) -> None:
+        self._peer, self._tasks = peer, tasks
+        self._sessions: dict[str, _Session] = {}
+
+    async def push(self, name: str, data: bytes) -> None:
+        session = self._session(name)
+        for frame in session.deframer.feed(data):
+            session.end.received(frame)
+
+    async def pull(self, name: str, wait_s: float) -> bytes:
+        return await self._session(name).take(wait_s)
+
+    def _session(self, name: str) -> _Session:
+        now = asyncio.get_running_loop().time()
+        for other, session in list(self._sessions.items()):
+            if now - session.last_pull > _Session.IDLE_S:
+                session.close()
+                del self._sessions[other]
+        if name not in self._sessions:
+            self._sessions[name] = _Session(self._peer, self._tasks)
+        return self._sessions[name]
+
+
+def real_surroundings(spec: Spec) -> Surroundings:
+    """A part's surroundings in its own process: the real clock, disk, sockets, and Ray.
+
+    A crash ends the process at once: Ray starts another, which recovers from the log.
+    """
+
+    def crash(error: BaseException) -> None:
+        log.critical("%s ends: %s", spec["name"], error)
+        logging.shutdown()
+        os._exit(1)
+
+    def open_log(of: Spec) -> Log:
+        return SqliteLog(Path(of["data_dir"]) / f"{of['name']}.sqlite")
+
+    return Surroundings(
+        clock=SystemClock(),
+        ids=Ids(),
+        connect=connector(spec.get("transport", "stream"), Tasks()),
+        open_log=open_log,
+        crash=crash,
+    )

@@ -1,0 +1,163 @@
+"""What every actor is made of: a name, its surroundings, an address, and a Peer for the others.
+
+A Part knows no Ray. `cluster.py` wraps it as a Ray actor; the simulator makes it directly, with
+surroundings of its own (virtual time, seeded ids, connections that lose and delay).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from arktos_ray.actors.streams import Connect, ServerEnd, StreamPeer, StreamServer
+from arktos_ray.api.calls import Call, Peer, Reply, User, WatchEvent
+from arktos_ray.api.errors import Failure, NotFound, Unavailable
+from arktos_ray.api.names import SYSTEM_TENANT
+from arktos_ray.base.clock import Clock
+from arktos_ray.base.ids import Ids
+from arktos_ray.base.tasks import Tasks
+from arktos_ray.client.port import Client
+from arktos_ray.store.port import Log
+
+log = logging.getLogger(__name__)
+
+Spec = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """All that a part needs from outside itself."""
+
+    clock: Clock
+    ids: Ids
+    connect: Callable[[str], Connect]  # the name of an actor -> how to reach it
+    open_log: Callable[[Spec], Log]
+    crash: Callable[[BaseException], None]  # ends this part; its supervisor starts another
+    listens: bool = True  # on a socket; the simulator hands out connections itself
+
+
+class Part:
+    """Spec: name, run_dir, data_dir, partitions {tenant: [...], resource: [...]}, and more.
+
+    Subclasses write `open` (start work; others can already reach us), `shut`, and override the
+    Peer methods that they serve.
+    """
+
+    role = "part"
+
+    def __init__(self, spec: Spec, surroundings: Surroundings) -> None:
+        self.spec = spec
+        self.name: str = spec["name"]
+        self.clock, self.ids = surroundings.clock, surroundings.ids
+        self._surroundings = surroundings
+        self.tasks = Tasks(on_crash=surroundings.crash)
+        self._peers: dict[str, StreamPeer] = {}
+        self._server: StreamServer | None = None
+        self._address: str | None = None
+        self._ready = asyncio.Event()
+
+    # Life
+
+    async def start(self) -> None:
+        await self.prepare()
+        if self._surroundings.listens:
+            # A fresh path for each process: nobody reaches a predecessor's socket by mistake.
+            path = Path(self.spec["run_dir"]) / f"{self.name}-{os.getpid()}.sock"
+            self._server = StreamServer(self, path, self.tasks)
+            self._address = await self._server.start()
+        await self.open()
+        self._ready.set()
+
+    async def prepare(self) -> None:
+        """Before anyone can reach us: recover state."""
+
+    async def open(self) -> None:
+        """Now others can reach us: begin to work with them."""
+
+    async def shut(self) -> None:
+        """Stop what `open` started."""
+
+    async def close(self) -> None:
+        await self.shut()
+        if self._server is not None:
+            await self._server.close()
+        await self.tasks.close()
+        for peer in self._peers.values():
+            peer.close()
+
+    async def address(self) -> str | None:
+        """Where our StreamServer listens; None until it does."""
+        return self._address
+
+    async def ready(self) -> bool:
+        await self._ready.wait()
+        return True
+
+    async def health(self) -> dict[str, Any]:
+        return {"name": self.name, "ready": self._ready.is_set(), "pid": os.getpid()}
+
+    async def stats(self) -> dict[str, Any]:
+        return {}
+
+    # Others
+
+    def peer(self, name: str) -> StreamPeer:
+        found = self._peers.get(name)
+        if found is None:
+            found = self._peers[name] = StreamPeer(name, self._surroundings.connect(name))
+        return found
+
+    def client(self, name: str) -> Client:
+        """The objects of a partition, as this part: trusted, in the system tenant."""
+        user = User(f"system:{self.name}", SYSTEM_TENANT, ("system:masters",), trusted=True)
+        return Client(self.peer(name), user)
+
+    def tenant_clients(self) -> dict[str, Client]:
+        return {name: self.client(name) for name in self.spec["partitions"]["tenant"]}
+
+    def resource_clients(self) -> dict[str, Client]:
+        return {name: self.client(name) for name in self.spec["partitions"]["resource"]}
+
+    def serve(self, make_end: Callable[[Peer], ServerEnd]) -> ServerEnd:
+        """For transports other than the socket: an end that offers this part."""
+        return make_end(self)
+
+    # The Peer that we offer
+
+    async def call(self, calls: Sequence[Call]) -> list[Reply]:
+        raise Unavailable(f"{self.name} serves no objects")
+
+    async def watch(self, call: Call) -> AsyncIterator[list[WatchEvent]]:
+        if True:
+            raise Unavailable(f"{self.name} serves no objects")
+        yield []
+
+    async def request(self, method: str, payload: Any) -> Any:
+        if method == "stats":
+            return await self.stats()
+        if method == "ping":
+            return True
+        raise NotFound(f"{self.name} has no method {method}")
+
+    async def subscribe(self, method: str, payload: Any) -> AsyncIterator[Any]:
+        raise NotFound(f"{self.name} has no stream {method}")
+        yield None
+
+
+async def until_available(clock: Clock, what: str, work: Callable[[], Any]) -> Any:
+    """Repeat an idempotent call until the other side is there. For start-up only."""
+    pause_s = 0.05
+    while True:
+        try:
+            return await work()
+        except Unavailable as failure:
+            log.info("waiting for %s: %s", what, failure)
+        except Failure:
+            raise
+        await clock.sleep(pause_s)
+        pause_s = min(pause_s * 2, 1.0)

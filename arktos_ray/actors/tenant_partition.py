@@ -1,0 +1,139 @@
+"""TenantPartition: one store and one API server for the tenants that it owns.
+
+Restarts from its log, and from nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import orjson
+
+from arktos_ray.actors.part import Part, Spec, Surroundings
+from arktos_ray.api import scheme
+from arktos_ray.api.calls import Call, Reply, User, WatchEvent
+from arktos_ray.api.errors import decode
+from arktos_ray.api.names import NODE_LEASE_NAMESPACE, SYSTEM_TENANT
+from arktos_ray.apiserver.partition import Partition
+from arktos_ray.apiserver.server import Server
+from arktos_ray.apiserver.service_ips import ServiceIPs
+from arktos_ray.store.port import Log
+from arktos_ray.store.store import Store
+
+log = logging.getLogger(__name__)
+
+_OURSELVES = User("system:apiserver", SYSTEM_TENANT, ("system:masters",), trusted=True)
+
+
+class TenantPartition(Part):
+    """Spec adds: number (0..63, unique in the region), service_cidr."""
+
+    role = "tenant partition"
+    system_namespaces: tuple[str, ...] = ("default", "kube-system", "kube-public")
+
+    def __init__(self, spec: Spec, surroundings: Surroundings) -> None:
+        super().__init__(spec, surroundings)
+        self.store: Store
+        self.server: Server
+        self._log: Log
+
+    async def prepare(self) -> None:
+        self._log = self._surroundings.open_log(self.spec)
+        self.store = Store(
+            self._log, self.spec["number"], self.clock, self.tasks, volatile=scheme.VOLATILE
+        )
+        rows = self.store.recover()
+        ips = ServiceIPs(
+            self.spec.get("service_cidr", "10.96.0.0/16"),
+            lambda path: self.store.latest("services", path) is not None,
+        )
+        for record in self.store.table("services").range():
+            address = record.decode()["spec"].get("clusterIP", "")
+            if address and address != "None":
+                ips.mark(address, record.path)
+        partition = Partition(
+            self.name, self.role == "resource partition", self.store, self.clock, self.ids, ips
+        )
+        self.server = Server(partition)
+        self.store.start()
+        log.info("%s: epoch %d, %d rows recovered", self.name, self._log.epoch, rows)
+        await self._seed()
+
+    async def _seed(self) -> None:
+        """What exists in every partition from the beginning (spec/multitenancy.md 5)."""
+        calls = []
+        if self.name == self.spec["partitions"]["tenant"][0]:
+            tenant = {"metadata": {"name": SYSTEM_TENANT}, "spec": {"storageClusterId": "0"}}
+            calls.append(_create("tenants", "", "", tenant))
+        calls += [
+            _create("namespaces", SYSTEM_TENANT, "", {"metadata": {"name": name}})
+            for name in self.system_namespaces
+        ]
+        for reply in await self.server.call(calls):
+            if not reply.ok and reply.code != 409:
+                raise decode(reply.body)
+
+    async def shut(self) -> None:
+        self.store.close()
+
+    async def close(self) -> None:
+        await super().close()
+        self._log.close()
+
+    async def stats(self) -> dict[str, Any]:
+        return {**self.server.stats(), "epoch": self._log.epoch}
+
+    async def call(self, calls: Sequence[Call]) -> list[Reply]:
+        return await self.server.call(calls)
+
+    async def watch(self, call: Call) -> AsyncIterator[list[WatchEvent]]:
+        watch = self.server.watch(call)
+        try:
+            async for events in watch:
+                yield events
+        finally:
+            await watch.aclose()  # type: ignore[attr-defined]
+
+    async def request(self, method: str, payload: Any) -> Any:
+        if method == "progress":
+            [revision] = payload
+            await self.server.progress(revision)
+            return self.store.revision
+        return await super().request(method, payload)
+
+
+def _create(gvr: str, tenant: str, namespace: str, body: dict[str, Any]) -> Call:
+    return Call("create", gvr, tenant, namespace, body=orjson.dumps(body), user=_OURSELVES)
+
+
+class ResourcePartition(TenantPartition):
+    """The same for one group of hosts: nodes, their leases and events, and the ledger.
+
+    The ledger is derived state: rebuilt from the pods that the tenant partitions have bound,
+    before the first reservation is accepted (design.md D8).
+    """
+
+    role = "resource partition"
+    system_namespaces = ("default", "kube-system", "kube-public", NODE_LEASE_NAMESPACE)
+
+    async def open(self) -> None:
+        from arktos_ray.controllers.scheduling.reservations import Reservations
+
+        own = self.client(self.name)
+        self.reservations = Reservations(own, self.tenant_clients(), self.clock, self.tasks)
+        self.tasks.start(self.reservations.run(), f"{self.name}-reservations")
+
+    async def request(self, method: str, payload: Any) -> Any:
+        if method in ("reserve", "release"):
+            return await getattr(self.reservations, method)(payload)
+        return await super().request(method, payload)
+
+    async def subscribe(self, method: str, payload: Any) -> AsyncIterator[Any]:
+        if method == "usage":
+            async for item in self.reservations.usage(payload):
+                yield item
+        else:
+            async for item in super().subscribe(method, payload):
+                yield item

@@ -1,0 +1,166 @@
+"""What every verb works on: the store of one partition, and what it knows about itself.
+
+Not a framework: a handful of things that more than one verb needs. The verbs hold the logic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from arktos_ray.api import codec, errors, kinds, scheme
+from arktos_ray.api.calls import Call, Reply
+from arktos_ray.api.names import SYSTEM_TENANT, Key
+from arktos_ray.api.scheme import Resource
+from arktos_ray.apiserver.service_ips import ServiceIPs
+from arktos_ray.base.clock import Clock, rfc3339
+from arktos_ray.base.ids import Ids
+from arktos_ray.store.records import Record
+from arktos_ray.store.store import Store
+
+Object = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Partition:
+    name: str  # tp-1
+    is_resource: bool  # a resource partition: nodes, and what belongs to them
+    store: Store
+    clock: Clock
+    ids: Ids
+    service_ips: ServiceIPs
+    # The first tenant partition keeps the system Tenant object; it exists everywhere.
+    is_first: bool = True
+
+    def now(self) -> str:
+        return rfc3339(self.clock.now())
+
+    # Finding things
+
+    def latest(self, resource: Resource, call: Call) -> Record:
+        """The newest record that the call names, for a writer. Raises NotFound."""
+        record = self.store.latest(resource.gvr, key_of(call).path())
+        if record is None:
+            raise not_found(resource, call.name)
+        return record
+
+    def namespace(self, tenant: str, name: str) -> Object | None:
+        record = self.store.latest("namespaces", Key(tenant, "", name).path())
+        return None if record is None else record.decode()
+
+    def tenant(self, name: str) -> Object | None:
+        record = self.store.latest("tenants", Key("", "", name).path())
+        return None if record is None else record.decode()
+
+    # Writing
+
+    def save(self, resource: Resource, key: Key, obj: Object) -> Record:
+        return self.store.put(resource.gvr, key.path(), obj)
+
+    def remove(self, resource: Resource, key: Key, obj: Object) -> Record:
+        if resource.gvr == "services":
+            self.service_ips.release(key.path())
+        return self.store.delete(resource.gvr, key.path(), obj)
+
+
+def key_of(call: Call) -> Key:
+    return Key(call.tenant, call.namespace, call.name)
+
+
+def key_in(resource: Resource, obj: Object) -> Key:
+    meta = obj["metadata"]
+    return Key(meta.get("tenant", ""), meta.get("namespace", ""), meta["name"])
+
+
+def resource_of(call: Call) -> Resource:
+    found = scheme.BY_GVR.get(call.gvr)
+    if found is None:
+        raise errors.NotFound("the server could not find the requested resource")
+    return found
+
+
+def not_found(resource: Resource, name: str) -> errors.NotFound:
+    return errors.NotFound(f'{resource.gvr} "{name}" not found', details=_details(resource, name))
+
+
+def already_exists(resource: Resource, name: str) -> errors.AlreadyExists:
+    return errors.AlreadyExists(
+        f'{resource.gvr} "{name}" already exists', details=_details(resource, name)
+    )
+
+
+def conflict(resource: Resource, name: str, why: str) -> errors.Conflict:
+    return errors.Conflict(
+        f'Operation cannot be fulfilled on {resource.gvr} "{name}": {why}',
+        details=_details(resource, name),
+    )
+
+
+MODIFIED = (
+    "the object has been modified; please apply your changes to the latest version and try again"
+)
+
+
+def _details(resource: Resource, name: str) -> dict[str, Any]:
+    details: dict[str, Any] = {"name": name, "kind": resource.plural}
+    if resource.group:
+        details["group"] = resource.group
+    return details
+
+
+def forbidden(resource: Resource, name: str, why: str) -> errors.Forbidden:
+    return errors.Forbidden(
+        f'{resource.gvr} "{name}" is forbidden: {why}', details=_details(resource, name)
+    )
+
+
+def check_valid(resource: Resource, name: str, causes: list[kinds.Cause]) -> None:
+    if causes:
+        raise kinds.invalid(resource, name, causes)
+
+
+def is_dry_run(call: Call, body_options: dict[str, Any] | None = None) -> bool:
+    """Raises BadRequest for a value other than All."""
+    value = call.options.get("dryRun", "")
+    if not value and body_options:
+        values = body_options.get("dryRun") or [""]
+        value = values[0]
+    if value not in ("", "All"):
+        raise errors.BadRequest(f'dryRun: Unsupported value: "{value}": supported values: "All"')
+    return value == "All"
+
+
+def reply_with(code: int, obj: Object | Record, warnings: tuple[str, ...] = ()) -> Reply:
+    body = obj.body if isinstance(obj, Record) else orjson.dumps(obj)
+    return Reply(code, body, warnings)
+
+
+def manager_of(call: Call) -> str:
+    """Who owns the fields of this write: fieldManager, else the client's program name."""
+    return call.options.get("fieldManager") or call.user_agent.partition("/")[0] or "unknown"
+
+
+def is_system(call: Call) -> bool:
+    return call.user.tenant == SYSTEM_TENANT
+
+
+def body_of(call: Call, resource: Resource) -> tuple[Object, tuple[str, ...]]:
+    """The object in a call, checked against its schema, and warnings for the client.
+
+    Our own parts send what they read or what a template held: that is only parsed.
+    """
+    if call.user.trusted:
+        obj = parsed(call)
+        obj.setdefault("apiVersion", resource.api_version)
+        obj.setdefault("kind", resource.kind)
+        return obj, ()
+    validation = call.options.get("fieldValidation", "Warn")
+    decoded = codec.decode_object(call.body, call.content_type, resource, validation)
+    return decoded.obj, decoded.warnings
+
+
+def parsed(call: Call) -> Object:
+    obj: Object = orjson.loads(call.body)
+    return obj

@@ -1,0 +1,1 @@
+"""One file per subresource that is more than a narrower update."""

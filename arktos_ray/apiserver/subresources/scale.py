@@ -1,0 +1,76 @@
+"""scale: the number of replicas of anything that has one, as autoscaling/v1 Scale."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from arktos_ray.api import codec, errors, schemas, selectors
+from arktos_ray.api import patch as patches
+from arktos_ray.api.calls import Call, Reply
+from arktos_ray.api.scheme import Resource
+from arktos_ray.apiserver.partition import (
+    MODIFIED,
+    Object,
+    Partition,
+    conflict,
+    is_dry_run,
+    reply_with,
+)
+from arktos_ray.apiserver.verbs import patch as patching
+from arktos_ray.apiserver.verbs.update import replace
+
+_SCHEMA = "k8s.io.api.autoscaling.v1.Scale"
+
+
+def scale_of(resource: Resource, obj: Object) -> Object:
+    meta = obj["metadata"]
+    kept = ("name", "namespace", "tenant", "uid", "hashKey", "resourceVersion",
+            "creationTimestamp")  # fmt: skip
+    status: dict[str, Any] = {"replicas": obj.get("status", {}).get("replicas", 0)}
+    selector = selectors.from_label_selector(obj["spec"].get("selector"))
+    if not selector.empty:
+        status["selector"] = str(selector)
+    return {
+        "kind": "Scale",
+        "apiVersion": "autoscaling/v1",
+        "metadata": {name: meta[name] for name in kept if name in meta},
+        "spec": {"replicas": obj["spec"].get("replicas", 0)},
+        "status": status,
+    }
+
+
+def update_scale(partition: Partition, call: Call, resource: Resource) -> Reply:
+    record = partition.latest(resource, call)
+    old = record.decode()
+    current = scale_of(resource, old)
+    if call.verb == "patch":
+        form = call.content_type.partition(";")[0].strip()
+        change = orjson.loads(call.body or b"{}")
+        if form == patching.JSON_PATCH:
+            wanted = patches.json_patch(current, change)
+        elif form in (patching.MERGE_PATCH, patching.STRATEGIC_PATCH, patching.APPLY_PATCH):
+            wanted = patches.merge_patch(current, change)
+        else:
+            raise errors.UnsupportedMediaType(f"a scale cannot be patched with {form}")
+    else:
+        wanted = codec.decode(call.body, call.content_type, _SCHEMA).obj
+    schemas.message(_SCHEMA)
+    revision = (wanted.get("metadata") or {}).get("resourceVersion")
+    if revision and revision != old["metadata"]["resourceVersion"]:
+        raise conflict(resource, call.name, MODIFIED)
+    replicas = (wanted.get("spec") or {}).get("replicas", 0)
+    if not isinstance(replicas, int) or isinstance(replicas, bool) or replicas < 0:
+        raise errors.Invalid(
+            f'Scale.autoscaling "{call.name}" is invalid: spec.replicas: Invalid value: '
+            f"{replicas!r}: must be greater than or equal to 0"
+        )
+    new = record.decode()
+    new["spec"]["replicas"] = replicas
+    plain = Call(
+        "update", call.gvr, call.tenant, call.namespace, call.name, "", call.options, b"",
+        call.content_type, "", call.user, call.user_agent,
+    )  # fmt: skip
+    reply = replace(partition, plain, resource, record, old, new, is_dry_run(call), ())
+    return reply_with(200, scale_of(resource, orjson.loads(reply.body)), reply.warnings)

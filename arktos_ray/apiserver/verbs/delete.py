@@ -1,0 +1,188 @@
+"""delete and deletecollection: preconditions, grace, finalizers, propagation.
+
+An object that somebody still holds (a finalizer, a node agent in its grace period) is only marked;
+the garbage collector and the agents do the rest and remove it by update or a last delete.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from arktos_ray.api import codec
+from arktos_ray.api.calls import Call, Reply
+from arktos_ray.api.errors import Conflict
+from arktos_ray.api.names import Key
+from arktos_ray.api.scheme import Resource
+from arktos_ray.apiserver import admission
+from arktos_ray.apiserver.partition import (
+    Object,
+    Partition,
+    conflict,
+    is_dry_run,
+    key_of,
+    reply_with,
+)
+from arktos_ray.apiserver.verbs.list import list_body, select
+from arktos_ray.apiserver.verbs.update import is_finished
+from arktos_ray.base.clock import parse_rfc3339, rfc3339
+from arktos_ray.store.records import Record
+
+FOREGROUND, ORPHAN = "foregroundDeletion", "orphan"
+_POD_GRACE_S = 30
+# Deleting these answers with the object itself; the others with a Status.
+_RETURNS_OBJECT = frozenset({"pods", "services", "serviceaccounts", "namespaces", "tenants"})
+
+
+def delete(partition: Partition, call: Call, resource: Resource) -> Reply:
+    options = codec.decode_options(call.body, call.content_type)
+    _query_options(call, options)
+    dry_run = is_dry_run(call, options)
+    record = partition.latest(resource, call)
+    obj = record.decode()
+    _check_preconditions(resource, call.name, obj, options)
+    admission.on_delete(partition, call, resource, obj)
+    left = delete_one(partition, resource, key_of(call), record, obj, options, dry_run)
+    if left is not None:
+        return reply_with(200, left)
+    if resource.gvr in _RETURNS_OBJECT:
+        return reply_with(200, obj)
+    details: dict[str, Any] = {"name": call.name, "kind": resource.plural}
+    if resource.group:
+        details["group"] = resource.group
+    details["uid"] = obj["metadata"]["uid"]
+    return reply_with(
+        200,
+        {
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
+            "details": details,
+        },
+    )  # fmt: skip
+
+
+def delete_one(
+    partition: Partition, resource: Resource, key: Key, record: Record, obj: Object,
+    options: dict[str, Any], dry_run: bool,
+) -> Object | Record | None:  # fmt: skip
+    """Mark or remove; what is left of the object, None when it is gone."""
+    meta = obj["metadata"]
+    before = (
+        meta.get("deletionTimestamp"), meta.get("deletionGracePeriodSeconds"),
+        meta.get("finalizers"),
+    )  # fmt: skip
+    _hold_for_dependents(meta, options)
+    grace_s = _grace(resource, obj, options)
+    now = partition.clock.now()
+    if meta.get("deletionTimestamp"):
+        # A second delete may shorten the wait, never lengthen it.
+        if grace_s < meta.get("deletionGracePeriodSeconds", 0):
+            started = parse_rfc3339(meta["deletionTimestamp"]) - meta["deletionGracePeriodSeconds"]
+            meta["deletionTimestamp"] = rfc3339(max(started + grace_s, now))
+            meta["deletionGracePeriodSeconds"] = grace_s
+    else:
+        meta["deletionTimestamp"] = rfc3339(now + grace_s)
+        meta["deletionGracePeriodSeconds"] = grace_s
+        if resource.has_generation:
+            meta["generation"] = meta.get("generation", 0) + 1
+    if resource.gvr in ("namespaces", "tenants"):
+        meta.pop("deletionGracePeriodSeconds", None)
+        obj.setdefault("status", {})["phase"] = "Terminating"
+        if (obj.get("spec") or {}).get("finalizers") and before[0]:
+            raise conflict(
+                resource, key.name,
+                "The system is ensuring all content is removed. "
+                "Upon completion, this object will automatically be purged by the system.",
+            )  # fmt: skip
+    if is_finished(obj):
+        if not dry_run:
+            partition.remove(resource, key, obj)
+        return None
+    after = (
+        meta.get("deletionTimestamp"), meta.get("deletionGracePeriodSeconds"),
+        meta.get("finalizers"),
+    )  # fmt: skip
+    if before == after:
+        return record
+    return obj if dry_run else partition.save(resource, key, obj)
+
+
+def deletecollection(partition: Partition, call: Call, resource: Resource) -> Reply:
+    options = codec.decode_options(call.body, call.content_type)
+    _query_options(call, options)
+    dry_run = is_dry_run(call, options)
+    bodies = []
+    for record in select(partition, call, resource):
+        latest = partition.store.latest(resource.gvr, record.path)
+        if latest is None:
+            continue
+        obj = latest.decode()
+        try:
+            admission.on_delete(partition, call, resource, obj)
+            delete_one(partition, resource, latest.key, latest, obj, options, dry_run)
+        except Conflict:
+            continue  # Already on its way.
+        bodies.append(latest.body)
+    return Reply(
+        200, list_body(resource, bodies, {"resourceVersion": str(partition.store.revision)})
+    )
+
+
+def _query_options(call: Call, options: dict[str, Any]) -> None:
+    """Older clients put some of the options into the URL."""
+    if "gracePeriodSeconds" in call.options and "gracePeriodSeconds" not in options:
+        text = call.options["gracePeriodSeconds"]
+        if text.lstrip("-").isdigit():
+            options["gracePeriodSeconds"] = int(text)
+    for name in ("propagationPolicy", "orphanDependents"):
+        if name in call.options and name not in options:
+            value = call.options[name]
+            options[name] = value == "true" if name == "orphanDependents" else value
+
+
+def _check_preconditions(
+    resource: Resource, name: str, obj: Object, options: dict[str, Any]
+) -> None:
+    meta, wanted = obj["metadata"], options.get("preconditions") or {}
+    if wanted.get("uid") and wanted["uid"] != meta["uid"]:
+        raise conflict(
+            resource, name,
+            f"Precondition failed: UID in precondition: {wanted['uid']}, "
+            f"UID in object meta: {meta['uid']}",
+        )  # fmt: skip
+    revision = wanted.get("resourceVersion")
+    if revision and revision != meta["resourceVersion"]:
+        raise conflict(
+            resource, name,
+            f"Precondition failed: ResourceVersion in precondition: {revision}, "
+            f"ResourceVersion in object meta: {meta['resourceVersion']}",
+        )  # fmt: skip
+
+
+def _hold_for_dependents(meta: dict[str, Any], options: dict[str, Any]) -> None:
+    policy = options.get("propagationPolicy", "")
+    if options.get("orphanDependents") is True:
+        policy = "Orphan"
+    finalizers = [f for f in meta.get("finalizers") or [] if f not in (FOREGROUND, ORPHAN)]
+    if policy == "Foreground":
+        finalizers.append(FOREGROUND)
+    elif policy == "Orphan":
+        finalizers.append(ORPHAN)
+    elif not policy:
+        finalizers = meta.get("finalizers") or []
+    if finalizers:
+        meta["finalizers"] = finalizers
+    else:
+        meta.pop("finalizers", None)
+
+
+def _grace(resource: Resource, obj: Object, options: dict[str, Any]) -> int:
+    """Seconds until the object may go; only pods on a node have any."""
+    if resource.gvr != "pods":
+        return 0
+    spec, phase = obj.get("spec") or {}, (obj.get("status") or {}).get("phase")
+    if not spec.get("nodeName") or phase in ("Succeeded", "Failed"):
+        return 0
+    asked = options.get("gracePeriodSeconds")
+    if asked is None:
+        asked = spec.get("terminationGracePeriodSeconds", _POD_GRACE_S)
+    # Negative values mean at once, but politely (upstream: one second).
+    return 1 if asked < 0 else int(asked)

@@ -1,0 +1,208 @@
+"""list: the objects of a scope that a selector takes, at one revision, whole or in pages.
+
+Budget: 2 us an object; nothing is decoded unless a selector or a table asks for it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import orjson
+
+from arktos_ray.api import errors, selectors, tables
+from arktos_ray.api.calls import Call, Reply
+from arktos_ray.api.names import ALL_TENANTS
+from arktos_ray.api.scheme import Resource
+from arktos_ray.apiserver.partition import Partition
+from arktos_ray.store.mvcc import prefix_of
+from arktos_ray.store.records import Record
+
+Matcher = Callable[[Record], bool]
+
+
+async def list_objects(partition: Partition, call: Call, resource: Resource) -> Reply:
+    options = call.options
+    match = matcher(call, resource)
+    limit = _number(options, "limit")
+    asked = revision_of(options)
+    exact = options.get("resourceVersionMatch") == "Exact"
+    if exact and not asked:
+        raise errors.BadRequest(
+            "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden"
+            ' unless a resourceVersion other than "0" is provided'
+        )
+    store, after = partition.store, ""
+    revision = store.revision
+    if options.get("continue"):
+        revision, after = _continued(options["continue"])
+        store.history(resource.gvr).check(revision)
+    elif asked:
+        # Not older than, or exactly: first be there.
+        await store.reach(asked)
+        revision = asked if exact else store.revision
+    prefix = _prefix(call)
+    node = _node_only(call, resource)
+    if node and revision >= store.revision:
+        records: Iterable[Record] = [
+            r for r in store.table(resource.gvr).on_node(node) if r.path.startswith(prefix)
+        ]
+    else:
+        records = store.range_at(resource.gvr, prefix, after, revision)
+    chosen = list(records) if match is None else [r for r in records if match(r)]
+    meta: dict[str, Any] = {"resourceVersion": str(revision)}
+    if limit and len(chosen) > limit:
+        left = len(chosen) - limit
+        chosen = chosen[:limit]
+        meta["continue"] = _token(revision, chosen[-1].path)
+        if match is None:
+            meta["remainingItemCount"] = left
+    return Reply(200, _body(partition, call, resource, chosen, meta))
+
+
+def select(partition: Partition, call: Call, resource: Resource) -> list[Record]:
+    """The durable records that a collection call names."""
+    match = matcher(call, resource)
+    records = partition.store.table(resource.gvr).range(_prefix(call))
+    return [r for r in records if match is None or match(r)]
+
+
+def matcher(call: Call, resource: Resource) -> Matcher | None:
+    """Whether a record is in the collection that the call names. None: the prefix says it all.
+
+    Raises BadRequest for a selector that cannot be read or a field that cannot be selected.
+    """
+    labels = selectors.parse_labels(call.options.get("labelSelector", ""))
+    fields = selectors.parse_fields(call.options.get("fieldSelector", ""))
+    for name in fields.fields:
+        if not selectors.supported_field(resource.gvr, name):
+            raise errors.BadRequest(f"field label not supported: {name}")
+    tests: list[Matcher] = []
+    if call.tenant in ("", ALL_TENANTS) and call.namespace:
+        part = f"/{call.namespace}/"
+        tests.append(lambda record: part in record.path)
+    if not labels.empty:
+        tests.append(lambda record: labels.matches(record.labels))
+    if fields.fields:
+        tests.append(lambda record: fields.matches(_FieldsOf(record)))
+    if call.name:
+        name = call.name
+        tests.append(lambda record: record.path.endswith("/" + name))
+    if not tests:
+        return None
+    if len(tests) == 1:
+        return tests[0]
+    return lambda record: all(test(record) for test in tests)
+
+
+class _FieldsOf:
+    """The fields of a record by selector name; decodes it only for those that are no column."""
+
+    __slots__ = ("_obj", "_record")
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+        self._obj: dict[str, Any] | None = None
+
+    def __call__(self, field: str) -> str:
+        record = self._record
+        if field == "metadata.name":
+            return record.path.rpartition("/")[2]
+        if field == "metadata.namespace":
+            return record.path.split("/")[1]
+        if field == "spec.nodeName":
+            return record.node
+        if field == "status.phase":
+            return record.phase
+        if self._obj is None:
+            self._obj = record.decode()
+        return selectors.field_value(self._obj, field)
+
+
+def revision_of(options: dict[str, str]) -> int:
+    """resourceVersion as a number; 0 when there is none."""
+    text = options.get("resourceVersion", "") or "0"
+    if not text.isdecimal() or len(text) > 19:
+        raise errors.BadRequest(f'Invalid value: "{text}": resourceVersion must be a number')
+    return int(text)
+
+
+def _number(options: dict[str, str], name: str) -> int:
+    text = options.get(name, "") or "0"
+    if not text.isdecimal():
+        raise errors.BadRequest(f'{name}: Invalid value: "{text}": must be a number, 0 or more')
+    return int(text)
+
+
+def _prefix(call: Call) -> str:
+    if call.tenant in ("", ALL_TENANTS):
+        return ""
+    return prefix_of(call.tenant, call.namespace)
+
+
+def _node_only(call: Call, resource: Resource) -> str:
+    if resource.gvr != "pods":
+        return ""
+    text = call.options.get("fieldSelector", "")
+    return (selectors.parse_fields(text).required("spec.nodeName") or "") if text else ""
+
+
+def _token(revision: int, path: str) -> str:
+    raw = orjson.dumps({"v": "arktos/v1", "rv": revision, "after": path})
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+def _continued(token: str) -> tuple[int, str]:
+    try:
+        raw = orjson.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
+        revision, after = raw["rv"], raw["after"]
+        if not isinstance(revision, int) or not isinstance(after, str):
+            raise TypeError(raw)
+    except (binascii.Error, ValueError, TypeError, KeyError) as error:
+        raise errors.BadRequest("continue key is not valid: it is not one that we gave") from error
+    return revision, after
+
+
+def _body(
+    partition: Partition, call: Call, resource: Resource, records: Sequence[Record],
+    meta: dict[str, Any],
+) -> bytes:  # fmt: skip
+    if call.accept == "Table":
+        return rendered_table(partition, call, resource, records, meta)
+    if call.accept == "PartialObjectMetadata":
+        kind = '{"kind":"PartialObjectMetadataList","apiVersion":"meta.k8s.io/v1","metadata":'
+        return b"".join(
+            (kind.encode(), orjson.dumps(meta), b',"items":[',
+             b",".join(metadata_only(r) for r in records), b"]}")
+        )  # fmt: skip
+    return list_body(resource, [record.body for record in records], meta)
+
+
+def list_body(resource: Resource, bodies: Sequence[bytes], meta: dict[str, Any]) -> bytes:
+    head = f'{{"kind":"{resource.kind}List","apiVersion":"{resource.api_version}","metadata":'
+    return b"".join((head.encode(), orjson.dumps(meta), b',"items":[', b",".join(bodies), b"]}"))
+
+
+def metadata_only(record: Record) -> bytes:
+    return orjson.dumps(
+        {
+            "kind": "PartialObjectMetadata",
+            "apiVersion": "meta.k8s.io/v1",
+            "metadata": record.decode()["metadata"],
+        }
+    )
+
+
+def rendered_table(
+    partition: Partition, call: Call, resource: Resource, records: Sequence[Record],
+    meta: dict[str, Any], with_columns: bool = True,
+) -> bytes:  # fmt: skip
+    if not meta and records:
+        meta = {"resourceVersion": str(records[0].revision)}
+    return tables.table(
+        resource, (record.body for record in records), meta, partition.clock.now(),
+        include_object=call.options.get("includeObject", "Metadata"),
+        version=call.options.get("_table", "v1"), with_columns=with_columns,
+    )  # fmt: skip

@@ -1,0 +1,100 @@
+"""patch: four ways to say what changes, then the same rules as update.
+
+JSON patch, JSON merge patch, strategic merge patch, and server-side apply (which may create).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from arktos_ray.api import apply, codec, errors, schemas
+from arktos_ray.api import patch as patches
+from arktos_ray.api.calls import Call, Reply
+from arktos_ray.api.scheme import Resource
+from arktos_ray.apiserver.partition import (
+    Partition,
+    is_dry_run,
+    key_of,
+    not_found,
+    reply_with,
+)
+from arktos_ray.apiserver.verbs import create as creating
+from arktos_ray.apiserver.verbs.update import replace
+
+JSON_PATCH = "application/json-patch+json"
+MERGE_PATCH = "application/merge-patch+json"
+STRATEGIC_PATCH = "application/strategic-merge-patch+json"
+APPLY_PATCH = "application/apply-patch+yaml"
+_FORMS = (JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, APPLY_PATCH)
+
+
+def patch(partition: Partition, call: Call, resource: Resource) -> Reply:
+    form = call.content_type.partition(";")[0].strip()
+    if form not in _FORMS:
+        raise errors.UnsupportedMediaType(
+            "the body of the request was in an unknown format - accepted media types include: "
+            + ", ".join(_FORMS)
+        )
+    dry_run = is_dry_run(call)
+    if form == APPLY_PATCH:
+        return _apply(partition, call, resource, dry_run)
+    record = partition.latest(resource, call)
+    old = record.decode()
+    new = _patched(form, old, call.body, resource)
+    warnings: tuple[str, ...] = ()
+    if not call.user.trusted:
+        decoded = codec.validate(new, resource, call.options.get("fieldValidation", "Warn"))
+        new, warnings = decoded.obj, decoded.warnings
+    return replace(partition, call, resource, record, old, new, dry_run, warnings)
+
+
+def _patched(form: str, old: dict[str, Any], body: bytes, resource: Resource) -> dict[str, Any]:
+    try:
+        change = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise errors.BadRequest(f"the patch is not valid JSON: {error}") from error
+    if form == JSON_PATCH:
+        if not isinstance(change, list):
+            raise errors.BadRequest("a JSON patch is a list of operations")
+        return patches.json_patch(old, change)
+    if not isinstance(change, dict):
+        raise errors.BadRequest("a merge patch is an object")
+    if form == MERGE_PATCH:
+        return patches.merge_patch(old, change)
+    return patches.strategic_merge(old, change, schemas.message(resource.schema))
+
+
+def _apply(partition: Partition, call: Call, resource: Resource, dry_run: bool) -> Reply:
+    manager = call.options.get("fieldManager", "")
+    if not manager:
+        raise errors.BadRequest("PatchOptions.meta.k8s.io is invalid: fieldManager: Required value")
+    decoded = codec.decode_object(
+        call.body, "application/yaml", resource, call.options.get("fieldValidation", "Warn")
+    )
+    config = decoded.obj
+    force = call.options.get("force", "").lower() in ("true", "1")
+    record = partition.store.latest(resource.gvr, key_of(call).path())
+    old = None if record is None else record.decode()
+    if record is not None and config.get("metadata", {}).get("uid", "") not in (
+        "", old["metadata"]["uid"] if old else "",
+    ):  # fmt: skip
+        raise errors.Conflict("uid mismatch: the object was replaced by another of the same name")
+    now = partition.now()
+    new = apply.apply(
+        old, config, manager, force, resource.api_version, now, call.subresource,
+        schemas.message(resource.schema),
+    )  # fmt: skip
+    if record is not None and old is not None:
+        return replace(
+            partition, call, resource, record, old, new, dry_run, decoded.warnings, applied=True
+        )
+    if call.subresource:
+        raise not_found(resource, call.name)
+    managed = new["metadata"].get("managedFields")
+    creating.complete_metadata(partition, call, resource, new)
+    warnings = creating.prepare(partition, call, resource, new)
+    new["metadata"]["managedFields"] = managed
+    reply = creating.store_new(partition, resource, new, dry_run, decoded.warnings + warnings)
+    return reply_with(201, orjson.loads(reply.body), reply.warnings) if dry_run else reply
