@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 
 from arktos_ray.api.errors import Failure, Unavailable
@@ -39,6 +40,7 @@ class MemoryLog:
         return dict(self._disk.floors)
 
     async def append(self, rows: Sequence[Row]) -> None:
+        await asyncio.sleep(0)  # As with a disk, other writes come in while this one is under way.
         if self.fail_next:
             raise self.fail_next.pop(0)
         self._check_epoch()

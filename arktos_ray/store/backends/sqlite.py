@@ -34,6 +34,8 @@ CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 _INSERT = "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?)"
 # 4 KiB pages: the WAL is copied back each 32 MB, not each 4, which is where p99 comes from.
 _CHECKPOINT_PAGES = 8_000
+# A predecessor that was just killed may hold the file for a moment.
+LOCK_WAIT_S = 10.0
 # SQLite's result codes (sqlite3.h).
 _SQLITE_FULL, _SQLITE_IOERR = 13, 10
 
@@ -51,7 +53,7 @@ class SqliteLog:
 
     def _open(self) -> sqlite3.Connection:
         try:
-            db = sqlite3.connect(self._path, isolation_level=None, timeout=10.0)
+            db = sqlite3.connect(self._path, isolation_level=None, timeout=LOCK_WAIT_S)
             db.execute("PRAGMA locking_mode=EXCLUSIVE")
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=FULL")

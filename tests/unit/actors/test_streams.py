@@ -1,0 +1,160 @@
+"""The conversation: batches and order kept, streams bounded, failures told apart."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arktos_ray.actors.streams import (
+    STREAM_CREDIT,
+    Deframer,
+    StreamPeer,
+    StreamServer,
+    connect_socket,
+    pack,
+)
+from arktos_ray.api.calls import ADDED, Call, Reply, User, WatchEvent
+from arktos_ray.api.errors import Conflict, Expired, Unavailable
+from arktos_ray.base.tasks import Tasks
+
+
+class Echo:
+    """A Peer whose answers show what it was asked."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.closed = 0
+        self.hold = asyncio.Event()
+
+    async def call(self, calls: Sequence[Call]) -> list[Reply]:
+        if calls[0].name == "hang":
+            await self.hold.wait()
+        return [Reply(200, c.body, (c.name, c.user.name)) for c in calls]
+
+    async def watch(self, call: Call) -> AsyncIterator[list[WatchEvent]]:
+        try:
+            for i in range(int(call.name)):
+                self.sent += 1
+                yield [WatchEvent(ADDED, i, f"t/n/{i}", b"x")]
+            raise Expired("gone")
+        finally:
+            self.closed += 1
+
+    async def request(self, method: str, payload: Any) -> Any:
+        if method == "refuse":
+            raise Conflict("no")
+        return [method, payload]
+
+    async def subscribe(self, method: str, payload: Any) -> AsyncIterator[Any]:
+        for item in payload:
+            yield item
+
+
+def with_peer(tmp_path: Path, story: Callable[[Echo, StreamPeer], Awaitable[None]]) -> None:
+    async def run() -> None:
+        tasks, echo = Tasks(), Echo()
+        server = StreamServer(echo, tmp_path / "e.sock", tasks)
+        address = await server.start()
+        peer = StreamPeer("echo", lambda: connect_socket("echo", address))
+        await story(echo, peer)
+        await server.close()
+        await tasks.close()
+
+    asyncio.run(run())
+
+
+def test_a_batch_comes_back_in_order_with_its_bytes(tmp_path: Path) -> None:
+    async def story(echo: Echo, peer: StreamPeer) -> None:
+        calls = [
+            Call("get", "pods", "t", "n", str(i), body=bytes([i]), user=User("u", groups=("g",)))
+            for i in range(20)
+        ]
+        replies = await peer.call(calls)
+        assert [(r.body, r.warnings) for r in replies] == [
+            (bytes([i]), (str(i), "u")) for i in range(20)
+        ]
+        assert await peer.request("m", {"a": [1, b"\xff"]}) == ["m", {"a": [1, b"\xff"]}]
+
+    with_peer(tmp_path, story)
+
+
+def test_failures_arrive_as_what_they_were(tmp_path: Path) -> None:
+    async def story(echo: Echo, peer: StreamPeer) -> None:
+        with pytest.raises(Conflict, match="no"):
+            await peer.request("refuse", None)
+        seen = []
+        with pytest.raises(Expired, match="gone"):
+            async for events in peer.watch(Call("watch", "pods", name="3")):
+                seen += events
+        assert [event.revision for event in seen] == [0, 1, 2]
+
+    with_peer(tmp_path, story)
+
+
+def test_a_stream_waits_for_a_reader_that_does_not_read(tmp_path: Path) -> None:
+    async def story(echo: Echo, peer: StreamPeer) -> None:
+        watch = peer.watch(Call("watch", "pods", name="1000"))
+        await anext(watch)
+        await peer.request("flush", None)  # Whatever was on its way has arrived.
+        await peer.request("flush", None)
+        assert echo.sent <= STREAM_CREDIT + 3
+        count = 1
+        with pytest.raises(Expired):
+            async for _ in watch:
+                count += 1
+        assert count == 1000
+
+    with_peer(tmp_path, story)
+
+
+def test_a_reader_that_goes_away_stops_the_stream(tmp_path: Path) -> None:
+    async def story(echo: Echo, peer: StreamPeer) -> None:
+        watch = peer.watch(Call("watch", "pods", name="1000000"))
+        await anext(watch)
+        await watch.aclose()  # type: ignore[attr-defined]
+        await peer.request("flush", None)
+        await peer.request("flush", None)
+        assert echo.closed == 1
+
+    with_peer(tmp_path, story)
+
+
+def test_calls_in_flight_fail_when_the_other_side_goes_and_later_ones_reconnect(
+    tmp_path: Path,
+) -> None:
+    async def run() -> None:
+        tasks, echo = Tasks(), Echo()
+        server = StreamServer(echo, tmp_path / "e.sock", tasks)
+        address = await server.start()
+        peer = StreamPeer("echo", lambda: connect_socket("echo", address))
+        await peer.request("hello", None)
+        hanging = asyncio.ensure_future(peer.call([Call("get", "pods", name="hang")]))
+        await peer.request("hello", None)
+        await server.close()
+        with pytest.raises(Unavailable, match="lost"):
+            await hanging
+        with pytest.raises(Unavailable, match="nobody answers"):
+            await peer.request("hello", None)
+        again = StreamServer(echo, tmp_path / "e.sock", tasks)
+        await again.start()
+        assert await peer.request("hello", 1) == ["hello", 1]
+        await again.close()
+        await tasks.close()
+
+    asyncio.run(run())
+
+
+@given(st.lists(st.binary(max_size=300), max_size=20), st.data())
+def test_frames_survive_any_cutting_of_the_bytes(bodies: list[bytes], data: st.DataObject) -> None:
+    stream = b"".join(pack(1, i, body) for i, body in enumerate(bodies))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=10)))
+    deframer, frames = Deframer(), []
+    for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+        frames += deframer.feed(stream[start:end])
+    assert frames == [[1, i, body] for i, body in enumerate(bodies)]

@@ -1,0 +1,207 @@
+"""Promises of the store: acknowledged is durable, watches miss nothing, the past can be read."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arktos_ray.api.errors import Expired, Failure, StorageFull
+from arktos_ray.base.tasks import Tasks
+from arktos_ray.store.backends.memory import MemoryDisk, MemoryLog
+from arktos_ray.store.store import Scope, Store
+from arktos_ray.store.watchcache import HistoryLimits
+
+GVR = "configmaps"
+
+
+class StuckClock:
+    """Always the same moment, so that revisions must advance by themselves."""
+
+    def __init__(self) -> None:
+        self.time = 1_700_000_000.0
+
+    def now(self) -> float:
+        return self.time
+
+    def monotonic(self) -> float:
+        return self.time
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.Event().wait()
+
+
+def obj(name: str, value: int) -> dict[str, Any]:
+    return {"metadata": {"name": name, "tenant": "t", "namespace": "n"}, "value": value}
+
+
+def path(name: str) -> str:
+    return f"t/n/{name}"
+
+
+class Running:
+    """A store that runs over a disk which outlives it."""
+
+    def __init__(self, disk: MemoryDisk, limits: HistoryLimits | None = None) -> None:
+        self.log = MemoryLog(disk)
+        self.tasks = Tasks()
+        self.clock = StuckClock()
+        self.store = Store(self.log, 1, self.clock, self.tasks, limits)
+        self.store.recover()
+        self.store.start()
+
+    async def crash(self) -> None:
+        await self.tasks.close()
+
+    def state(self) -> dict[str, int]:
+        return {r.key.name: r.decode()["value"] for r in self.store.table(GVR).range()}
+
+
+names = st.sampled_from(["a", "b", "c", "a-b", "a.b"])
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), names, st.integers(0, 99)),
+        st.tuples(st.just("delete"), names, st.just(0)),
+        st.tuples(st.just("commit"), names, st.just(0)),
+        st.tuples(st.just("full"), names, st.just(0)),
+        st.tuples(st.just("crash"), names, st.just(0)),
+    ),
+    max_size=40,
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(steps)
+def test_what_was_acknowledged_is_there_and_what_was_refused_is_not(plan: list[Any]) -> None:
+    async def story() -> None:
+        disk = MemoryDisk()
+        running = Running(disk)
+        durable: dict[str, int] = {}
+        wanted: dict[str, int] = {}
+        for step, name, value in plan:
+            store = running.store
+            if step == "put":
+                store.put(GVR, path(name), obj(name, value))
+                wanted[name] = value
+            elif step == "delete":
+                latest = store.latest(GVR, path(name))
+                assert (latest is not None) == (name in wanted)
+                if latest is not None:
+                    store.delete(GVR, path(name), latest.decode())
+                    del wanted[name]
+            elif step == "commit":
+                await store.commit()
+                durable = dict(wanted)
+            elif step == "full":
+                running.log.fail_next.append(StorageFull("full"))
+                dirty = wanted != durable
+                store.put(GVR, path(name), obj(name, 1000))
+                with pytest.raises(StorageFull):
+                    await store.commit()
+                assert dirty or running.state() == durable
+                wanted = dict(durable)
+            else:
+                await running.crash()
+                running = Running(disk)
+                wanted = dict(durable)
+            assert running.state() == durable, "readers see the durable state, no more, no less"
+        await running.crash()
+
+    asyncio.run(story())
+
+
+@settings(deadline=None, max_examples=150)
+@given(steps, st.integers(0, 40), st.data())
+def test_a_watch_from_any_revision_tells_exactly_what_happened_after_it(
+    plan: list[Any], crash_at: int, data: st.DataObject
+) -> None:
+    async def story() -> None:
+        disk = MemoryDisk()
+        running = Running(disk)
+        told: list[tuple[int, str, bool]] = []
+        states: list[tuple[int, dict[str, int]]] = [(running.store.revision, {})]
+        live: dict[str, int] = {}
+        for i, (step, name, value) in enumerate(plan):
+            store = running.store
+            if step == "delete" and name in live:
+                latest = store.latest(GVR, path(name))
+                assert latest is not None
+                record = store.delete(GVR, path(name), latest.decode())
+                del live[name]
+            else:
+                record = store.put(GVR, path(name), obj(name, value))
+                live[name] = value
+            await store.commit()
+            told.append((record.revision, record.path, record.deleted))
+            states.append((record.revision, dict(live)))
+            if i == crash_at:
+                await running.crash()
+                running = Running(disk)
+        start, _ = data.draw(st.sampled_from(states))
+        subscription = running.store.subscribe(GVR, Scope("t", "n"), start)
+        seen = [(c.record.revision, c.record.path, c.record.deleted)
+                for c in subscription.next_nowait()]  # fmt: skip
+        assert seen == [event for event in told if event[0] > start]
+        for revision, state in states:
+            then = running.store.range_at(GVR, "t/n/", "", revision)
+            assert {r.key.name: r.decode()["value"] for r in then} == state
+        await running.crash()
+
+    asyncio.run(story())
+
+
+def test_history_that_is_gone_says_expired_also_after_a_restart() -> None:
+    async def story() -> None:
+        disk = MemoryDisk()
+        running = Running(disk, HistoryLimits(changes_max=3, changes_min=2))
+        first = running.store.put(GVR, path("a"), obj("a", 0)).revision
+        for value in range(1, 10):
+            running.store.put(GVR, path("a"), obj("a", value))
+            await running.store.commit()
+        await running.store.compact()
+        for again in range(2):
+            with pytest.raises(Expired):
+                running.store.subscribe(GVR, Scope(), first)
+            assert running.state() == {"a": 9}, f"compaction keeps the present ({again})"
+            await running.crash()
+            running = Running(disk)
+        assert len(disk.rows) <= 4
+        await running.crash()
+
+    asyncio.run(story())
+
+
+def test_a_slow_watcher_reads_on_from_the_history() -> None:
+    async def story() -> None:
+        running = Running(MemoryDisk())
+        subscription = running.store.subscribe(GVR, Scope(), running.store.revision)
+        for value in range(20_050):
+            running.store.put(GVR, path("a"), obj("a", value))
+        await running.store.commit()
+        seen = [change.record.decode()["value"] for change in await subscription.next()]
+        assert seen == list(range(20_050))
+        await running.crash()
+
+    asyncio.run(story())
+
+
+def test_writes_after_a_refused_batch_do_not_build_on_it() -> None:
+    async def story() -> None:
+        running = Running(MemoryDisk())
+        running.log.fail_next.append(StorageFull("full"))
+        running.store.put(GVR, path("a"), obj("a", 1))
+        refused = running.store.commit()
+        await asyncio.sleep(0)  # The batch is on its way to the log.
+        running.store.put(GVR, path("b"), obj("b", 2))
+        also = running.store.commit()
+        for future in (refused, also):
+            with pytest.raises(Failure):
+                await future
+        assert running.state() == {}
+        assert running.store.latest(GVR, path("a")) is None
+        await running.crash()
+
+    asyncio.run(story())
