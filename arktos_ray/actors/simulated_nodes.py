@@ -8,8 +8,9 @@ All state is rebuilt from the API: after a restart running pods stay as they are
 bound, deleted or due meanwhile is caught up with. Not a scheduler check: reservations make it
 impossible that a pod does not fit, so there is no admission on the node.
 
-Cost of one pod here, from its first watch event to the deleted one: 23 us (decode 6, state 4,
-render 3, call 2, timers 2, the rest is events and bookkeeping), see tests/unit/actors.
+Cost here of a pod of 1.9 KB, with uvloop, over 20,000 pods on 10,000 nodes: 29 us from bound to
+running (22 without delays), of them 7 for decoding it, 5 for its timer, 4 for rendering and 8 for
+the garbage collector; 21 us from deleted to gone. 10,000 idle nodes: 3 ms of CPU a second.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
+import math
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from typing import Any, Final, Literal
 
@@ -65,9 +68,10 @@ class Delay:
     deviation_s: float
     least_s: float
 
-    def draw(self, ids: Ids) -> float:
-        drawn = ids.normal(self.mean_s, self.deviation_s)
-        return drawn if drawn > self.least_s else self.least_s
+    def draw(self, ids: Ids, times: int) -> float:
+        """The sum of so many of them, which is again normal: one draw instead of many."""
+        drawn = ids.normal(self.mean_s * times, self.deviation_s * math.sqrt(times))
+        return max(drawn, self.least_s * times)
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +264,6 @@ class SimulatedNodes:
         self._timers: list[tuple[float, int, int, _Pod, _Tenants]] = []
         self._timer_count = 0
         self._armed_for = float("inf")
-        self._stamp = (0, "")
         self._registered = asyncio.Event()
         self._counts = {"started": 0, "stopped": 0, "leases": 0, "writes": 0, "relists": 0}
 
@@ -693,14 +696,17 @@ class SimulatedNodes:
             idle = pod.state in (_HELD, _ENDED)
             pod.state = _STOPPING
             takes_s = min(pod.deletes_s, self._takes(tempo.stop, 1))
-            self._after(0.0 if idle else takes_s, tp, pod)
+            if idle or not takes_s:
+                self._went_off(tp, pod)
+            else:
+                self._after(takes_s, tp, pod)
         elif pod.state in (_HELD, _STARTING):
             pod.state = _STARTING
             now = self._clock.now()
             pod.accepted_at = self._now()
             steps = 1 + len(pod.shape.containers) + len(pod.shape.inits)
             takes_s = self._takes(tempo.create, steps) + self._takes(tempo.start, steps)
-            pod.started_at = rfc3339(now + takes_s) if takes_s else pod.accepted_at
+            pod.started_at = _second(int(now + takes_s))
             if self._mode == "kubemark" and tempo.relist_period_s:
                 # Nodes list at moments of their own; golden-ratio steps spread them evenly.
                 period_s = tempo.relist_period_s
@@ -719,9 +725,7 @@ class SimulatedNodes:
             self._after(wait_s, tp, pod)
 
     def _takes(self, delay: Delay, times: int) -> float:
-        if self._mode == "instant":
-            return 0.0
-        return sum([delay.draw(self._ids) for _ in range(times)])
+        return 0.0 if self._mode == "instant" else delay.draw(self._ids, times)
 
     def _started(self, tp: _Tenants, pod: _Pod) -> None:
         pod.state = _RUNNING
@@ -871,9 +875,12 @@ class SimulatedNodes:
     def _call_for(self, tp: _Tenants, pod: _Pod) -> Call:
         key = Key.from_path(pod.path)
         if pod.state == _STOPPED:
-            return tp.client.deleting(
-                "pods", key, gracePeriodSeconds=0, preconditions={"uid": pod.uid}
+            call = tp.client.calling("delete", "pods", key)
+            call.body = (
+                b'{"kind":"DeleteOptions","apiVersion":"v1","gracePeriodSeconds":0,'
+                b'"preconditions":{"uid":"%b"}}' % pod.uid.encode()
             )
+            return call
         call = tp.client.calling("patch", "pods", key, None, "status")
         call.body = self._status_patch(pod)
         call.content_type = "application/merge-patch+json"
@@ -933,10 +940,7 @@ class SimulatedNodes:
     # Small tools.
 
     def _now(self) -> str:
-        second = int(self._clock.now())
-        if self._stamp[0] != second:
-            self._stamp = (second, rfc3339(second))
-        return self._stamp[1]
+        return _second(int(self._clock.now()))
 
     async def _try(
         self, what: Callable[[Client, list[_Node]], Any], client: Client, nodes: list[_Node]
@@ -954,6 +958,12 @@ class SimulatedNodes:
         backoff = _Backoff(self._clock, self._ids)
         while not await self._try(what, client, nodes):
             await backoff.wait()
+
+
+@lru_cache(maxsize=64)
+def _second(second: int) -> str:
+    """rfc3339 of a moment that thousands of pods share."""
+    return rfc3339(second)
 
 
 async def _log() -> AsyncIterator[bytes]:

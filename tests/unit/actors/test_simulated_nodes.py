@@ -141,9 +141,10 @@ class Partition:
         patch = orjson.loads(call.body)
         if patch.get("metadata", {}).get("uid", item["metadata"]["uid"]) != item["metadata"]["uid"]:
             raise errors.Conflict("another uid")
-        item = self.table(call.gvr)[key] = merged(item, patch)
-        self._publish(MODIFIED, call.gvr, key, item)
-        return item
+        new: dict[str, Any] = merged(item, patch)
+        self.table(call.gvr)[key] = new
+        self._publish(MODIFIED, call.gvr, key, new)
+        return new
 
     def _delete(self, call: Call) -> dict[str, Any]:
         key, item = self._find(call)
