@@ -60,11 +60,13 @@ class Part:
         self._server: StreamServer | None = None
         self._address: str | None = None
         self._ready = asyncio.Event()
+        self.prepared = False
 
     # Life
 
     async def start(self) -> None:
         await self.prepare()
+        self.prepared = True
         if self._surroundings.listens:
             # A fresh path for each process: nobody reaches a predecessor's socket by mistake.
             path = Path(self.spec["run_dir"]) / f"{self.name}-{os.getpid()}.sock"
@@ -132,10 +134,8 @@ class Part:
     async def call(self, calls: Sequence[Call]) -> list[Reply]:
         raise Unavailable(f"{self.name} serves no objects")
 
-    async def watch(self, call: Call) -> AsyncIterator[list[WatchEvent]]:
-        if True:
-            raise Unavailable(f"{self.name} serves no objects")
-        yield []
+    def watch(self, call: Call) -> AsyncIterator[list[WatchEvent]]:
+        return _refused(Unavailable(f"{self.name} serves no objects"))
 
     async def request(self, method: str, payload: Any) -> Any:
         if method == "stats":
@@ -144,9 +144,14 @@ class Part:
             return True
         raise NotFound(f"{self.name} has no method {method}")
 
-    async def subscribe(self, method: str, payload: Any) -> AsyncIterator[Any]:
-        raise NotFound(f"{self.name} has no stream {method}")
-        yield None
+    def subscribe(self, method: str, payload: Any) -> AsyncIterator[Any]:
+        return _refused(NotFound(f"{self.name} has no stream {method}"))
+
+
+async def _refused(failure: Failure) -> AsyncIterator[Any]:
+    for refusal in (failure,):
+        raise refusal
+    yield
 
 
 async def until_available(clock: Clock, what: str, work: Callable[[], Any]) -> Any:

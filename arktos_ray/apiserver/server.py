@@ -56,7 +56,7 @@ class Server:
 
     def __init__(self, partition: Partition) -> None:
         self.partition = partition
-        self._watches: set[Watch] = set()
+        self._watches: dict[Watch, None] = {}  # ordered, so that a replay is exact
         self.calls_total = 0
 
     async def call(self, calls: Sequence[Call]) -> list[Reply]:
@@ -113,12 +113,12 @@ class Server:
         resource = resource_of(call)
         authz.authorize(call, resource)
         watch = Watch(self.partition, call, resource)
-        self._watches.add(watch)
+        self._watches[watch] = None
         try:
             async for events in watch.events():
                 yield events
         finally:
-            self._watches.discard(watch)
+            self._watches.pop(watch, None)
 
     async def progress(self, revision: int) -> None:
         """Every watch that asked for progress says how far it is, at or beyond the revision."""

@@ -19,18 +19,18 @@ class Tasks:
     """
 
     def __init__(self, on_crash: Callable[[BaseException], None] | None = None) -> None:
-        self._running: set[asyncio.Task[Any]] = set()
+        self._running: dict[asyncio.Task[Any], None] = {}  # ordered: a replay is exact
         self._on_crash = on_crash
 
     def start(self, what: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         # An empty context: a task that a request happens to start is not cancelled with it.
         task = asyncio.create_task(what, name=name, context=contextvars.Context())
-        self._running.add(task)
+        self._running[task] = None
         task.add_done_callback(self._ended)
         return task
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._running.discard(task)
+        self._running.pop(task, None)
         if task.cancelled():
             return
         error = task.exception()
@@ -38,6 +38,12 @@ class Tasks:
             log.error("task %s failed", task.get_name(), exc_info=error)
             if self._on_crash is not None:
                 self._on_crash(error)
+
+    def kill(self) -> None:
+        """Cancel without waiting, and take no further notice: their process is gone."""
+        self._on_crash = None
+        for task in list(self._running):
+            task.cancel()
 
     async def close(self) -> None:
         running = list(self._running)

@@ -158,7 +158,7 @@ class Store:
         self._work: asyncio.Event | None = None
         self._forgotten: list[int] = []
         self._changed_floors: dict[str, int] = {}
-        self._subscriptions: dict[tuple[str, Scope], set[Subscription]] = {}
+        self._subscriptions: dict[tuple[str, Scope], dict[Subscription, None]] = {}
         self._closed: Failure | None = None
         self.commits = self.rows_written = 0
 
@@ -350,14 +350,14 @@ class Store:
         subscription = Subscription(self, gvr, scope, revision)
         for change in past:
             subscription.offer(change)
-        self._subscriptions.setdefault((gvr, scope), set()).add(subscription)
+        self._subscriptions.setdefault((gvr, scope), {})[subscription] = None
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
         key = (subscription.gvr, subscription.scope)
         group = self._subscriptions.get(key)
         if group is not None:
-            group.discard(subscription)
+            group.pop(subscription, None)
             if not group:
                 del self._subscriptions[key]
 
