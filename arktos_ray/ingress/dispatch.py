@@ -1,0 +1,379 @@
+"""Calls to partitions and back: batched per partition, searched, merged. The asking side.
+
+Reads and writes have lanes of their own to each partition, so that a get does not wait for
+somebody's commit; lists go alone, since a batch is answered as a whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from dataclasses import replace
+
+from arktos_ray.api import errors, scheme
+from arktos_ray.api.calls import BOOKMARK, Call, Peer, Reply, User, WatchEvent
+from arktos_ray.base.bounded import Bounded, Closed
+from arktos_ray.base.clock import Clock
+from arktos_ray.base.tasks import Tasks
+from arktos_ray.ingress import merge, status
+from arktos_ray.ingress.homes import Each, One, Search, home_of
+from arktos_ray.ingress.limits import Limits
+from arktos_ray.ingress.port import Upstream
+
+# Who looks an object up for somebody else: the partition still asks whether *they* may.
+_FINDER = User("system:apiserver", groups=("system:masters",), trusted=True)
+# Where objects were found: 100 bytes each, a node and its lease twice.
+_FOUND_MAX = 200_000
+# Batches of one member of a merged watch that wait for the others.
+_MEMBER_BATCHES_MAX = 64
+_PROGRESS_REPEAT_S = 0.5
+_READS, _WRITES = "reads", "writes"
+
+
+class _Lane:
+    """Calls on their way to one partition: those of one loop iteration go as one batch.
+
+    Once a few batches are in flight the rest gathers until one returns. Measured over TLS with 64
+    connections (batches of 1 loop iteration: mean 20): no window of time was better than none.
+    """
+
+    def __init__(self, upstream: Upstream, partition: str, tasks: Tasks, limits: Limits) -> None:
+        self._upstream, self._partition = upstream, partition
+        self._tasks, self._limits = tasks, limits
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[tuple[Call, asyncio.Future[Reply], float]] = deque()
+        self._scheduled = False
+        self._in_flight = 0
+
+    def submit(self, call: Call) -> asyncio.Future[Reply]:
+        answer: asyncio.Future[Reply] = self._loop.create_future()
+        self._waiting.append((call, answer, self._loop.time()))
+        if not self._scheduled and self._in_flight < self._limits.batches_in_flight_max:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+        return answer
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        waiting = self._waiting
+        while waiting and self._in_flight < self._limits.batches_in_flight_max:
+            batch: list[tuple[Call, asyncio.Future[Reply], float]] = []
+            while waiting and len(batch) < self._limits.batch_calls_max:
+                entry = waiting.popleft()
+                if not entry[1].done():  # Cancelled: the client went away before it was sent.
+                    batch.append(entry)
+            if batch:
+                self._in_flight += 1
+                self._tasks.start(self._send(batch), "ingress-batch")
+
+    async def _send(self, batch: list[tuple[Call, asyncio.Future[Reply], float]]) -> None:
+        # The oldest waited longest; the rest shares its deadline.
+        left_s = self._limits.call_s - (self._loop.time() - batch[0][2])
+        try:
+            calls = [call for call, _, _ in batch]
+            replies = await ask(self._upstream, self._partition, calls, left_s)
+            for (_, answer, _), reply in zip(batch, replies, strict=True):
+                if not answer.done():
+                    answer.set_result(reply)
+        finally:
+            for _, answer, _ in batch:  # Only after a bug (which is logged) or at shutdown.
+                if not answer.done():
+                    failure = errors.Unavailable(f"no answer from {self._partition}")
+                    answer.set_result(status.reply(failure))
+            self._in_flight -= 1
+            if self._waiting and not self._scheduled:
+                self._scheduled = True
+                self._loop.call_soon(self._flush)
+
+
+async def ask(
+    upstream: Upstream, partition: str, calls: Sequence[Call], left_s: float
+) -> list[Reply]:
+    """One batch. Failures of the way are replies too, the same for every call."""
+    try:
+        async with asyncio.timeout(left_s):
+            return await upstream.peer(partition).call(calls)
+    except TimeoutError:
+        failure: errors.Failure = errors.Timeout(f"{partition} did not answer in time")
+    except errors.Failure as error:
+        failure = error
+    return [status.reply(failure)] * len(calls)
+
+
+class Dispatcher:
+    """Every call and watch of one ingress passes here."""
+
+    def __init__(self, upstream: Upstream, clock: Clock, tasks: Tasks, limits: Limits) -> None:
+        self._upstream, self._clock, self._tasks, self._limits = upstream, clock, tasks, limits
+        self._lanes: dict[tuple[str, str], _Lane] = {}
+        self._found: dict[tuple[str, str, str, str], str] = {}
+
+    async def call(self, call: Call) -> Reply:
+        """Raises only what says that no partition could be asked."""
+        resource = scheme.resource(call.gvr)
+        match home_of(call, resource, self._upstream):
+            case One(partition):
+                return await self._submit(partition, call)
+            case Search() as where:
+                return await self._search(call, where)
+            case Each(partitions) if call.verb == "list":
+                return await self._list(call, partitions)
+            case Each(partitions):
+                return await self._everywhere(call, partitions)
+
+    def watch(self, call: Call) -> tuple[AsyncIterator[list[WatchEvent]], tuple[str, ...]]:
+        """The events, and the partitions that they come from."""
+        resource = scheme.resource(call.gvr)
+        match home_of(call, resource, self._upstream):
+            case Each(partitions):
+                return self._merged(call, resource, partitions), partitions
+            case One(partition) | Search(_, partition, _):
+                return self._upstream.peer(partition).watch(call), (partition,)
+
+    async def progress(self, partition: str) -> None:
+        """Makes the progress watches of a partition say how far they are."""
+        # Its watches end by themselves if it is gone.
+        with contextlib.suppress(errors.Failure):
+            await self._upstream.peer(partition).request(
+                "progress", [merge.revision_at(self._clock.now())]
+            )
+
+    def _submit(self, partition: str, call: Call) -> Awaitable[Reply]:
+        if call.verb == "list" or call.verb == "deletecollection":
+            return self._alone(partition, call)
+        kind = _READS if call.verb == "get" else _WRITES
+        lane = self._lanes.get((partition, kind))
+        if lane is None:
+            lane = _Lane(self._upstream, partition, self._tasks, self._limits)
+            self._lanes[partition, kind] = lane
+        return lane.submit(call)
+
+    async def _alone(self, partition: str, call: Call) -> Reply:
+        [reply] = await ask(self._upstream, partition, [call], self._limits.call_s)
+        return reply
+
+    # Objects that may be in one of several partitions.
+
+    async def _search(self, call: Call, where: Search) -> Reply:
+        key = (call.gvr, call.tenant, call.namespace, where.name)
+        known = self._found.get(key)
+        if known in where.partitions:
+            assert known is not None
+            reply = await self._submit(known, call)
+            if reply.code != errors.NotFound.code:
+                return reply
+            del self._found[key]
+        partition = await self._find(call, where) or where.otherwise
+        reply = await self._submit(partition, call)
+        if reply.ok and where.name:
+            if len(self._found) >= _FOUND_MAX:
+                self._found.clear()
+            self._found[key] = partition
+        return reply
+
+    async def _find(self, call: Call, where: Search) -> str | None:
+        """Who has it. Unavailable when somebody who may have it does not answer."""
+        if not where.name:
+            return None
+        looking = replace(
+            call, verb="get", name=where.name, subresource="", options={}, body=b"",
+            content_type="", accept="PartialObjectMetadata", user=_FINDER,
+        )  # fmt: skip
+        replies = await asyncio.gather(*(self._submit(p, looking) for p in where.partitions))
+        for partition, reply in zip(where.partitions, replies, strict=True):
+            if reply.ok:
+                return partition
+        for reply in replies:
+            if reply.code != errors.NotFound.code:
+                raise errors.decode(reply.body)
+        return None
+
+    async def _everywhere(self, call: Call, partitions: tuple[str, ...]) -> Reply:
+        """deletecollection: every member deletes its part; the first refusal is the answer."""
+        replies = await asyncio.gather(*(self._submit(p, call) for p in partitions))
+        for reply in replies:
+            if not reply.ok:
+                return reply
+        parts = [merge.take_apart(reply.body) for reply in replies]
+        if all(str(part.head.get("kind")).endswith("List") for part in parts):
+            return Reply(200, merge.join(parts, merge.revision_at(self._clock.now()), ""))
+        return replies[0]
+
+    # Lists of several partitions.
+
+    async def _list(self, call: Call, members: tuple[str, ...]) -> Reply:
+        newest = merge.revision_at(self._clock.now())
+        options = dict(call.options)
+        limit = int(options["limit"]) if options.get("limit", "").isdecimal() else 0
+        token = options.pop("continue", "")
+        options.pop("limit", None)
+        if token:
+            page = merge.decode_page(token, members, newest)
+        else:
+            page = merge.Page(_list_revision(options, newest), members[0], "")
+        if limit:
+            return await self._page(call, options, members, page, limit)
+        asked = replace(call, options=_exactly(options, page.revision))
+        replies = await asyncio.gather(*(self._submit(member, asked) for member in members))
+        for reply in replies:
+            if not reply.ok:
+                return reply
+        parts = [merge.take_apart(reply.body) for reply in replies]
+        warnings = tuple(dict.fromkeys(w for reply in replies for w in reply.warnings))
+        return Reply(200, merge.join(parts, page.revision, ""), warnings)
+
+    async def _page(
+        self, call: Call, options: dict[str, str], members: tuple[str, ...], page: merge.Page,
+        limit: int,
+    ) -> Reply:  # fmt: skip
+        parts: list[merge.Part] = []
+        token = page.token
+        for i in range(members.index(page.member), len(members)):
+            if token:
+                # The member's token says at which revision.
+                asked = {**options, "continue": token}
+                for name in ("resourceVersion", "resourceVersionMatch"):
+                    asked.pop(name, None)
+            else:
+                asked = _exactly(options, page.revision)
+            asked["limit"] = str(limit)
+            reply = await self._submit(members[i], replace(call, options=asked))
+            if not reply.ok:
+                return reply
+            part = merge.take_apart(reply.body)
+            parts.append(part)
+            limit -= merge.item_count(part)
+            token = part.head["metadata"].get("continue", "")
+            if token or (limit <= 0 and i + 1 < len(members)):
+                member = members[i] if token else members[i + 1]
+                following = merge.encode_page(merge.Page(page.revision, member, token))
+                return Reply(200, merge.join(parts, page.revision, following))
+        return Reply(200, merge.join(parts, page.revision, ""))
+
+    # Watches of several partitions.
+
+    async def _merged(
+        self, call: Call, resource: scheme.Resource, members: tuple[str, ...]
+    ) -> AsyncIterator[list[WatchEvent]]:
+        options = dict(call.options)
+        wants_initial = options.pop("sendInitialEvents", "").lower() in ("true", "1")
+        if wants_initial and options.get("resourceVersionMatch") != "NotOlderThan":
+            raise errors.Invalid(
+                "ListOptions.meta.k8s.io is invalid: resourceVersionMatch: Forbidden: "
+                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
+            )
+        options.pop("resourceVersionMatch", None)
+        text = options.pop("resourceVersion", "")
+        if wants_initial or text in ("", "0"):
+            listed = {**options, "resourceVersion": text} if text else options
+            reply = await self._list(replace(call, verb="list", options=listed), members)
+            if not reply.ok:
+                raise errors.decode(reply.body)
+            part = merge.take_apart(reply.body)
+            start = int(part.head["metadata"]["resourceVersion"])
+            events = merge.initial_events(part, resource.kind, resource.api_version, start)
+            events.append(WatchEvent(BOOKMARK, start, "", initial_end=wants_initial))
+            yield events
+        else:
+            start = _number(text)
+        asked = replace(call, options={**options, "resourceVersion": str(start), "progress": "1"})
+        watching = _MergedWatch(
+            {name: self._upstream.peer(name) for name in members}, asked, start,
+            self._clock, self._limits,
+        )  # fmt: skip
+        async for events in watching.events():
+            yield events
+
+
+class _MergedWatch:
+    """The shell around merge.Merge: a watch of each member, and questions to those that lag."""
+
+    def __init__(
+        self, peers: dict[str, Peer], call: Call, start: int, clock: Clock, limits: Limits
+    ) -> None:
+        self._peers, self._call, self._clock, self._limits = peers, call, clock, limits
+        self._merge = merge.Merge(tuple(peers), start)
+        self._arrived: Bounded[tuple[str, list[WatchEvent]]] = Bounded(_MEMBER_BATCHES_MAX)
+        self._failure: errors.Failure | None = None
+        self._asking: set[str] = set()
+        self._asked = dict.fromkeys(peers, 0)
+        self._tasks = Tasks()
+
+    async def events(self) -> AsyncIterator[list[WatchEvent]]:
+        try:
+            for name in self._peers:
+                self._tasks.start(self._listen(name), f"merge-{name}")
+            self._tasks.start(self._repeat(), "merge-repeat")
+            while True:
+                try:
+                    member, batch = await self._arrived.get()
+                except Closed:
+                    if self._failure is not None:
+                        raise self._failure from None
+                    return
+                out = self._merge.feed(member, batch)
+                if out:
+                    yield out
+                if self._merge.held:
+                    self._ask()
+                    if self._merge.held > self._limits.merge_held_max:
+                        raise errors.Expired("too many events wait for a partition that lags")
+        finally:
+            await self._tasks.close()
+
+    async def _listen(self, name: str) -> None:
+        try:
+            async for batch in self._peers[name].watch(self._call):
+                await self._arrived.put((name, batch))
+        except Closed:
+            return
+        except errors.Failure as failure:
+            self._failure = self._failure or failure
+        # One member less would leave a gap: the whole watch ends.
+        self._arrived.close()
+
+    def _ask(self) -> None:
+        for name in self._peers:
+            wanted = self._merge.wanted_of(name)
+            if wanted is not None and name not in self._asking and wanted > self._asked[name]:
+                self._asking.add(name)
+                self._asked[name] = wanted
+                self._tasks.start(self._progress(name, wanted), f"progress-{name}")
+
+    async def _progress(self, name: str, wanted: int) -> None:
+        """The answer comes as a BOOKMARK in that member's watch."""
+        with contextlib.suppress(errors.Failure):
+            await self._peers[name].request("progress", [wanted])
+        self._asking.discard(name)
+        self._ask()  # Others may have gone on meanwhile.
+
+    async def _repeat(self) -> None:
+        # A question can be lost, or overtake the start of that member's watch.
+        while True:
+            await self._clock.sleep(_PROGRESS_REPEAT_S)
+            if self._merge.held:
+                self._asked = dict.fromkeys(self._peers, 0)
+                self._ask()
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or len(text) > 19:
+        raise errors.BadRequest(f'Invalid value: "{text}": resourceVersion must be a number')
+    return int(text)
+
+
+def _list_revision(options: dict[str, str], newest: int) -> int:
+    """At which revision a merged list is taken."""
+    asked = _number(options.get("resourceVersion", "") or "0")
+    if asked > newest:
+        raise errors.Timeout(f"Too large resource version: {asked}, current: {newest}")
+    return asked if asked and options.get("resourceVersionMatch") == "Exact" else newest
+
+
+def _exactly(options: dict[str, str], revision: int) -> dict[str, str]:
+    return {
+        **options, "resourceVersion": str(revision), "resourceVersionMatch": "Exact",
+        "advance": "1",
+    }  # fmt: skip

@@ -1,0 +1,50 @@
+"""The limits of one ingress: each with its unit, its reason, and what happens there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    # The API's own limit on a request body (etcd's 1.5 MiB, doubled for patches). Then 413.
+    body_bytes_max: int = 3 * 1024 * 1024
+    # Long label selectors travel in the URL; the kernel of most proxies stops at 8 KiB. Then 400.
+    line_bytes_max: int = 16 * 1024
+    header_bytes_max: int = 16 * 1024
+    headers_max: int = 64
+    # An idle connection costs 40 KB with TLS. The oldest system default is 16K open files.
+    # More are closed at once, without a handshake of ours.
+    connections_max: int = 10_000
+    # Calls waiting for partitions. Then 429: 4,096 x 3 MiB is all the memory there is.
+    calls_max: int = 4_096
+    # As the Kubernetes API server: 60 s for a request, then 504.
+    call_s: float = 60.0
+    # A body that does not arrive within this time is answered with 408 and closed.
+    body_s: float = 30.0
+    # Time for the headers of a request, from its first byte; also for the first request of a
+    # connection. Slower clients are disconnected.
+    headers_s: float = 20.0
+    tls_handshake_s: float = 10.0
+    # Longer than the idle timeout of usual load balancers, so that they close first.
+    keepalive_s: float = 180.0
+    # What a stalled watcher may cost before its stream ends with Expired and it lists again.
+    watch_backlog_bytes_max: int = 4 * 1024 * 1024
+    # More are answered with 429. A watch costs about 60 KB with TLS.
+    watches_max: int = 8_000
+    # What a shared watch keeps for those who join later at the same revision.
+    watch_replay_bytes_max: int = 1024 * 1024
+    # Bookmarks for who asked, below the idle timeout of usual load balancers.
+    watch_bookmark_s: float = 55.0
+    # Without timeoutSeconds a watch ends after min..2*min, as upstream, to spread reconnects.
+    watch_min_s: float = 1800.0
+    # How long a quiet watch waits for the partition to refuse before it sends its headers.
+    watch_grace_s: float = 0.05
+    # One batch to a partition. More waits in the next batch; nothing is refused.
+    batch_calls_max: int = 256
+    # Batches on their way to one partition, per lane. While so many are, calls wait and gather.
+    batches_in_flight_max: int = 4
+    # Below this, compressing costs more than sending (as upstream).
+    gzip_bytes_min: int = 128 * 1024
+    # Merged watches: events held back for a partition that lags. Then the watch ends (Expired).
+    merge_held_max: int = 100_000

@@ -1,0 +1,33 @@
+"""Upstream: how the ingress finds and asks partitions, whatever carries the question.
+
+The ingress actor implements it from the directory; tests implement it in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Protocol
+
+from arktos_ray.api.calls import Peer
+
+
+class Upstream(Protocol):
+    def owner_of(self, tenant: str) -> str:
+        """The tenant partition of that tenant. An unknown tenant has the one it would get."""
+
+    def tenant_uid(self, tenant: str) -> str | None:
+        """The uid of the Tenant object, None when no such tenant is known. Tokens name it."""
+
+    def tenant_partitions(self) -> Sequence[str]:
+        """In order; the first is the home of the system tenant."""
+
+    def resource_partitions(self) -> Sequence[str]:
+        """In order; new names are spread over them by hash."""
+
+    def peer(self, partition: str) -> Peer:
+        """The way to that partition. Raises Unavailable when there is none just now."""
+
+    def logs(
+        self, tenant: str, namespace: str, pod: str, options: Mapping[str, str]
+    ) -> AsyncIterator[bytes]:
+        """What a container printed. The ingress asked the partition first whether the user may."""
