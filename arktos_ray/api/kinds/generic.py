@@ -1,8 +1,9 @@
 """What a kind does with an object on its way in, when the kind has nothing special to say.
 
-The server calls, in this order: prepare_create, default, (admission), validate; and on updates
-prepare_update, default, (admission), validate_update. A kind overrides the hooks it needs:
-`default`, `check`, `check_update` and what its subresources may change. Pure.
+The server calls, in this order: default, (admission), prepare_create, validate; and on updates
+prepare_update, default, (admission), validate_update. Admission comes before prepare_create
+because a pod's status starts from what admission made of its resources. A kind overrides the hooks
+it needs: `default`, `check`, `check_update` and what its subresources may change. Pure.
 """
 
 from __future__ import annotations
@@ -67,14 +68,14 @@ class Rules:
                 meta[key] = was[key]
         if subresource:
             self.keep_for(subresource, obj, old)
-        elif self.has_status:
-            _keep(obj, old, "status")
-        if subresource != "status":
-            self.keep(obj, old)
-            if self.resource.has_generation and self.changed(obj, old):
-                meta["generation"] = was.get("generation", 0) + 1
+        else:
+            if self.has_status:
+                keep(obj, old, "status")
+            self.keep_on_update(obj, old)
+        if subresource != "status" and self.resource.has_generation and self.changed(obj, old):
+            obj["metadata"]["generation"] = was.get("generation", 0) + 1
 
-    def keep(self, obj: Object, old: Object) -> None:
+    def keep_on_update(self, obj: Object, old: Object) -> None:
         """More that a plain update may not touch."""
 
     def keep_for(self, subresource: str, obj: Object, old: Object) -> None:
@@ -86,7 +87,7 @@ class Rules:
             if key not in ("metadata", "status"):
                 obj[key] = old[key]
         for key in self.status_keeps_meta:
-            _keep(obj["metadata"], old["metadata"], key)
+            keep(obj["metadata"], old["metadata"], key)
 
     def changed(self, obj: Object, old: Object) -> bool:
         """Whether this update is one that controllers should observe as a new generation."""
@@ -125,7 +126,8 @@ class Rules:
         """The status after an update of status."""
 
 
-def _keep(obj: Object, old: Object, key: str) -> None:
+def keep(obj: Object, old: Object, key: str) -> None:
+    """Let this member be as it was."""
     if key in old:
         obj[key] = old[key]
     else:

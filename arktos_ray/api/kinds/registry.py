@@ -3,9 +3,40 @@
 from __future__ import annotations
 
 from arktos_ray.api import scheme
+from arktos_ray.api.kinds.config import ConfigMapRules, SecretRules
 from arktos_ray.api.kinds.generic import Rules
+from arktos_ray.api.kinds.limits import LimitRangeRules, ResourceQuotaRules
+from arktos_ray.api.kinds.nodes import NodeRules
+from arktos_ray.api.kinds.pods import PodRules, PodTemplateRules
+from arktos_ray.api.kinds.records import EventRules, LeaseRules, NewEventRules
+from arktos_ray.api.kinds.services import EndpointSliceRules, EndpointsRules, ServiceRules
+from arktos_ray.api.kinds.spaces import NamespaceRules, TenantRules
+from arktos_ray.api.kinds.workloads import (
+    ControllerRevisionRules,
+    DeploymentRules,
+    ReplicaSetRules,
+)  # fmt: skip
 
-_CLASSES: dict[str, type[Rules]] = {}
+_CLASSES: dict[str, type[Rules]] = {
+    "tenants": TenantRules,
+    "namespaces": NamespaceRules,
+    "nodes": NodeRules,
+    "pods": PodRules,
+    "services": ServiceRules,
+    "endpoints": EndpointsRules,
+    "configmaps": ConfigMapRules,
+    "secrets": SecretRules,
+    "events": EventRules,
+    "podtemplates": PodTemplateRules,
+    "resourcequotas": ResourceQuotaRules,
+    "limitranges": LimitRangeRules,
+    "deployments.apps": DeploymentRules,
+    "replicasets.apps": ReplicaSetRules,
+    "controllerrevisions.apps": ControllerRevisionRules,
+    "leases.coordination.k8s.io": LeaseRules,
+    "endpointslices.discovery.k8s.io": EndpointSliceRules,
+    "events.events.k8s.io": NewEventRules,
+}
 
 _RULES: dict[str, Rules] = {
     resource.gvr: _CLASSES.get(resource.gvr, Rules)(resource) for resource in scheme.RESOURCES
