@@ -12,7 +12,7 @@ from typing import Any
 
 from arktos_ray.api import scheme
 from arktos_ray.api.kinds.causes import Cause
-from arktos_ray.api.kinds.meta import validate_meta, validate_meta_update
+from arktos_ray.api.kinds.meta import validate_meta_update
 
 Object = dict[str, Any]
 
@@ -101,14 +101,14 @@ class Rules:
     # --- validation -----------------------------------------------------------------------------
 
     def validate(self, obj: Object) -> list[Cause]:
-        """Every rule that a new object breaks."""
-        out = validate_meta(obj, self.resource)
+        """Every rule that a new body breaks; `validate_meta` is the caller's to ask too."""
+        out: list[Cause] = []
         self.check(obj, out)
         return out
 
     def validate_update(self, obj: Object, old: Object, subresource: str) -> list[Cause]:
-        """Every rule that this change breaks."""
-        out = validate_meta_update(obj, old, self.resource)
+        """Every rule that this change breaks; `validate_meta` is the caller's to ask too."""
+        out = validate_meta_update(obj, old)
         if subresource == "status":
             self.check_status(obj, old, out)
         else:

@@ -70,9 +70,10 @@ def complete_metadata(partition: Partition, call: Call, resource: Resource, obj:
 def prepare(partition: Partition, call: Call, resource: Resource, obj: Object) -> tuple[str, ...]:
     """Defaults, admission and validation of an object that is about to be. Raises a Failure."""
     rules = kinds.rules(resource.gvr)
-    rules.prepare_create(obj, obj["metadata"]["creationTimestamp"])
     rules.default(obj)
     warnings = admission.on_create(partition, call, resource, obj)
+    # After admission: a pod's QoS class follows from the requests that it may have filled in.
+    rules.prepare_create(obj, obj["metadata"]["creationTimestamp"])
     causes = kinds.validate_meta(obj, resource) + rules.validate(obj)
     check_valid(resource, obj["metadata"].get("name", ""), causes)
     return warnings

@@ -43,7 +43,7 @@ def replace(
     _keep_identity(call, resource, new, old)
     rules = kinds.rules(resource.gvr)
     rules.prepare_update(new, old, subresource)
-    if not subresource:
+    if subresource != "status":
         rules.default(new)
     warnings += admission.on_update(partition, call, resource, new, old)
     if not call.user.trusted:
