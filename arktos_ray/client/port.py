@@ -29,6 +29,11 @@ class Client:
         self._caller = caller
         self._user = user
 
+    @property
+    def caller(self) -> Caller:
+        """The partition itself, to call it under another name."""
+        return self._caller
+
     async def get(self, gvr: str, key: Key) -> Object:
         return await self._one(self.calling("get", gvr, key))
 
