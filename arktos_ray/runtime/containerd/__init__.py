@@ -1,0 +1,1 @@
+"""The containerd driver: containers over the CRI (runtime.v1), on gRPC."""
