@@ -26,6 +26,7 @@ from arktos_ray.actors.streams import (
     Connect,
     Deframer,
     ServerEnd,
+    StreamPeer,
     connect_socket,
 )
 from arktos_ray.api.calls import Peer
@@ -228,3 +229,20 @@ def real_surroundings(spec: Spec) -> Surroundings:
         open_log=open_log,
         crash=crash,
     )
+
+
+def ray_peer(name: str, address: str | None) -> tuple[StreamPeer, Callable[[], Awaitable[None]]]:
+    """An actor as seen from a driver outside the cluster, and how to let go of it.
+
+    address: of the Ray cluster; None uses the one that this process has joined, or finds.
+    """
+    if not ray.is_initialized():
+        ray.init(address=address or "auto", namespace=NAMESPACE, log_to_driver=False)
+    tasks = Tasks()
+    peer = StreamPeer(name, connector("stream", tasks)(name))
+
+    async def close() -> None:
+        peer.close()
+        await tasks.close()
+
+    return peer, close

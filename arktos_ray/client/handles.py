@@ -1,0 +1,259 @@
+"""Python handles: a cluster, its tenants, and typed verbs on their objects.
+
+    cluster = arktos_ray.connect()
+    web = cluster.tenant("acme").deployments
+    web.create({"metadata": {"name": "web"}, "spec": {...}})
+    for event in cluster.tenant("acme").pods.watch():
+        print(event.type, event.object.metadata.name)
+
+`Async...` are the same with await. Objects come back as pydantic models (client/models.py); what
+goes in may be a model or a dict. Failures are those of api/errors.py, whatever carries the calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
+
+import orjson
+
+from arktos_ray.api import scheme
+from arktos_ray.api.calls import BOOKMARK, Call, Caller, User
+from arktos_ray.api.names import SYSTEM_TENANT, Key
+from arktos_ray.client import models
+from arktos_ray.client.models import Model
+from arktos_ray.client.port import Client, decoded
+
+T = TypeVar("T")
+Body = Model | Mapping[str, Any]
+_USER = User("arktos-python", SYSTEM_TENANT, ("system:masters",))
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    type: str  # ADDED, MODIFIED, DELETED
+    object: Any  # the model of the kind
+    revision: int
+
+
+class AsyncObjects:
+    """The objects of one kind in one tenant (and namespace, "" is all of them for lists)."""
+
+    def __init__(self, caller: Caller, gvr: str, tenant: str, namespace: str, user: User) -> None:
+        resource = scheme.resource(gvr)
+        self._caller, self._client, self._user = caller, Client(caller, user), user
+        self._gvr, self._resource = gvr, resource
+        self._model = models.model_of(resource)
+        self._tenant = tenant if resource.tenanted else ""
+        self._namespace = namespace if resource.namespaced else ""
+
+    def _key(self, name: str) -> Key:
+        return Key(self._tenant, self._namespace, name)
+
+    async def create(self, body: Body) -> Any:
+        return self._typed(
+            await self._client.create(self._gvr, self._tenant, self._namespace, _dict(body))
+        )
+
+    async def get(self, name: str) -> Any:
+        return self._typed(await self._client.get(self._gvr, self._key(name)))
+
+    async def list(self, **options: str) -> list[Any]:
+        """options: labelSelector, fieldSelector, limit, ..."""
+        items, _ = await self._client.list(
+            self._gvr, tenant=self._tenant, namespace=self._namespace, **options
+        )
+        return [self._typed(item) for item in items]
+
+    async def replace(self, body: Body) -> Any:
+        obj = _dict(body)
+        return self._typed(
+            await self._client.update(self._gvr, self._key(obj["metadata"]["name"]), obj)
+        )
+
+    async def patch(self, name: str, change: Mapping[str, Any], **options: str) -> Any:
+        """A JSON merge patch."""
+        changed = await self._client.patch(self._gvr, self._key(name), dict(change), **options)
+        return self._typed(changed)
+
+    async def apply(self, body: Body, *, manager: str, force: bool = False) -> Any:
+        """Server-side apply. Raises Conflict when another manager owns a field, unless forced."""
+        obj = {"apiVersion": self._resource.api_version, "kind": self._resource.kind, **_dict(body)}
+        call = self._client.calling(
+            "patch", self._gvr, self._key(obj["metadata"]["name"]), obj,
+            fieldManager=manager, force=str(force).lower(),
+        )  # fmt: skip
+        call.content_type = "application/apply-patch+yaml"
+        [reply] = await self._caller.call([call])
+        return self._typed(decoded(reply))
+
+    async def delete(self, name: str, **delete_options: Any) -> None:
+        """delete_options: gracePeriodSeconds, propagationPolicy, preconditions, ..."""
+        await self._client.delete(self._gvr, self._key(name), **delete_options)
+
+    async def watch(self, revision: str = "", **options: str) -> AsyncIterator[Event]:
+        """Without a revision: first what is there, as ADDED, then every change. Ends with Expired
+        when the watch fell behind the server's history: list, then watch again."""
+        if revision:
+            options["resourceVersion"] = revision
+        call = Call(
+            "watch", self._gvr, self._tenant, self._namespace, options=options, user=self._user
+        )
+        async for events in self._caller.watch(call):
+            for event in events:
+                if event.type != BOOKMARK:
+                    yield Event(event.type, self._typed(orjson.loads(event.body)), event.revision)
+
+    def _typed(self, obj: dict[str, Any]) -> Any:
+        if obj.get("kind") != self._resource.kind:
+            obj = {**obj, "kind": self._resource.kind, "apiVersion": self._resource.api_version}
+        return self._model.model_validate(obj)
+
+
+class AsyncTenant:
+    """`tenant.pods`, `tenant.deployments`, ...: any plural of the scheme, in one namespace."""
+
+    def __init__(self, caller: Caller, name: str, namespace: str, user: User) -> None:
+        self._caller, self.name, self._namespace, self._user = caller, name, namespace, user
+
+    def namespace(self, namespace: str) -> AsyncTenant:
+        """The same tenant, looking at another namespace; "" is all of them."""
+        return AsyncTenant(self._caller, self.name, namespace, self._user)
+
+    def objects(self, gvr: str) -> AsyncObjects:
+        return AsyncObjects(self._caller, gvr, self.name, self._namespace, self._user)
+
+    def __getattr__(self, plural: str) -> AsyncObjects:
+        return self.objects(_gvr_of(plural))
+
+
+class AsyncCluster:
+    """What `aconnect` returns. Cluster-scoped kinds are here: `cluster.nodes`."""
+
+    def __init__(
+        self, caller: Caller, close: Callable[[], Awaitable[None]], user: User = _USER
+    ) -> None:
+        self.caller, self._close, self._user = caller, close, user
+
+    def tenant(self, name: str, namespace: str = "default") -> AsyncTenant:
+        return AsyncTenant(self.caller, name, namespace, self._user)
+
+    def __getattr__(self, plural: str) -> AsyncObjects:
+        return AsyncObjects(self.caller, _gvr_of(plural), "", "", self._user)
+
+    async def close(self) -> None:
+        await self._close()
+
+
+def _gvr_of(plural: str) -> str:
+    for resource in scheme.RESOURCES:
+        if resource.plural == plural:
+            return resource.gvr
+    raise AttributeError(plural)
+
+
+def _dict(body: Body) -> dict[str, Any]:
+    return body.dump() if isinstance(body, Model) else dict(body)
+
+
+class Background:
+    """An event loop in a thread of its own, for the synchronous handles."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        threading.Thread(target=self.loop.run_forever, name="arktos-client", daemon=True).start()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result()
+
+    def iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
+        async def following() -> T:
+            return await anext(items)
+
+        try:
+            while True:
+                try:
+                    yield self.run(following())
+                except StopAsyncIteration:
+                    return
+        finally:
+            close = getattr(items, "aclose", None)
+            if close is not None:
+                self.run(close())
+
+    def stop(self) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+
+
+class Objects:
+    """AsyncObjects without await."""
+
+    def __init__(self, inner: AsyncObjects, background: Background) -> None:
+        self._inner, self._background = inner, background
+
+    def create(self, body: Body) -> Any:
+        return self._background.run(self._inner.create(body))
+
+    def get(self, name: str) -> Any:
+        return self._background.run(self._inner.get(name))
+
+    def list(self, **options: str) -> list[Any]:
+        return self._background.run(self._inner.list(**options))
+
+    def replace(self, body: Body) -> Any:
+        return self._background.run(self._inner.replace(body))
+
+    def patch(self, name: str, change: Mapping[str, Any], **options: str) -> Any:
+        return self._background.run(self._inner.patch(name, change, **options))
+
+    def apply(self, body: Body, *, manager: str, force: bool = False) -> Any:
+        return self._background.run(self._inner.apply(body, manager=manager, force=force))
+
+    def delete(self, name: str, **delete_options: Any) -> None:
+        self._background.run(self._inner.delete(name, **delete_options))
+
+    def watch(self, revision: str = "", **options: str) -> Iterator[Event]:
+        return self._background.iterate(self._inner.watch(revision, **options))
+
+
+class Tenant:
+    """AsyncTenant without await."""
+
+    def __init__(self, inner: AsyncTenant, background: Background) -> None:
+        self._inner, self._background = inner, background
+        self.name = inner.name
+
+    def namespace(self, namespace: str) -> Tenant:
+        return Tenant(self._inner.namespace(namespace), self._background)
+
+    def objects(self, gvr: str) -> Objects:
+        return Objects(self._inner.objects(gvr), self._background)
+
+    def __getattr__(self, plural: str) -> Objects:
+        return self.objects(_gvr_of(plural))
+
+
+class Cluster:
+    """What `connect` returns: AsyncCluster without await. Also a context manager."""
+
+    def __init__(self, inner: AsyncCluster, background: Background) -> None:
+        self._inner, self._background = inner, background
+
+    def tenant(self, name: str, namespace: str = "default") -> Tenant:
+        return Tenant(self._inner.tenant(name, namespace), self._background)
+
+    def __getattr__(self, plural: str) -> Objects:
+        return Objects(getattr(self._inner, plural), self._background)
+
+    def close(self) -> None:
+        self._background.run(self._inner.close())
+        self._background.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
