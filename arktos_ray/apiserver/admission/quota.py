@@ -177,7 +177,7 @@ def _in_scope(scope: Object, spec: Object) -> bool:
     name, operator = scope.get("scopeName"), scope.get("operator")
     values = scope.get("values") or ()
     if name == "PriorityClass" and operator in ("In", "NotIn"):
-        return bool((spec.get("priorityClassName") or "") in values) == (operator == "In")
+        return bool(((spec.get("priorityClassName") or "") in values) == (operator == "In"))
     decide = _SCOPES.get(name or "")
     inside = decide is not None and decide(spec)
     return not inside if operator == "DoesNotExist" else inside
