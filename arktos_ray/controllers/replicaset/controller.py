@@ -103,10 +103,9 @@ class ReplicaSets(Controller):
             await self._claim(key, replica_set, claims)
             return 0.001  # With the pods as they are then; the gate waits for them.
 
-        doomed = self._doomed.get(key)
-        if doomed:
+        if doomed := self._doomed.get(key):
             doomed &= {pod["metadata"]["uid"] for pod in pods}
-            pods = [pod for pod in pods if pod["metadata"]["uid"] not in doomed]
+            pods = [_going(pod) if pod["metadata"]["uid"] in doomed else pod for pod in pods]
         match planning.plan(replica_set, pods, self._related(replica_set)):
             case CreatePods(count):
                 failure = await self._create(key, replica_set, count)
@@ -263,6 +262,12 @@ class ReplicaSets(Controller):
             now=self._clock.now(), suffix=self._ids.suffix(), warning=warning,
         )  # fmt: skip
         return events.recording(self._client, body)
+
+
+def _going(pod: Object) -> Object:
+    """As the view will show it once it has caught up with our delete."""
+    meta = pod["metadata"]
+    return {**pod, "metadata": {**meta, "deletionTimestamp": meta.get("deletionTimestamp")}}
 
 
 def _moved(old: Object, new: Object) -> bool:

@@ -1,0 +1,1 @@
+"""Rollouts: ReplicaSets that follow the template of a Deployment."""
