@@ -32,8 +32,8 @@ class Limits:
     watch_backlog_bytes_max: int = 4 * 1024 * 1024
     # More are answered with 429. A watch costs about 60 KB with TLS.
     watches_max: int = 8_000
-    # What a shared watch keeps for those who join later at the same revision.
-    watch_replay_bytes_max: int = 1024 * 1024
+    # What a watch keeps for those who join it later: some 50 events, 512 MiB if all were full.
+    watch_replay_bytes_max: int = 64 * 1024
     # Bookmarks for who asked, below the idle timeout of usual load balancers.
     watch_bookmark_s: float = 55.0
     # Without timeoutSeconds a watch ends after min..2*min, as upstream, to spread reconnects.

@@ -196,13 +196,14 @@ def _segments(path: str) -> list[str]:
             segments = [unquote(s, errors="strict") for s in segments]
         except UnicodeDecodeError:
             raise errors.BadRequest("the path is not UTF-8") from None
-    if segments != [""]:
-        for segment in segments:
-            if not is_path_segment(segment):
-                raise errors.BadRequest(
-                    f"{segment!r} is no path segment: may not be empty, '.' or '..', "
-                    "or contain '/', '%' or NUL"
-                )
+    elif "\0" not in path and "" not in segments and "." not in segments and ".." not in segments:
+        return segments  # 1 us; each by itself would be 4.
+    for segment in segments:
+        if not is_path_segment(segment) and segments != [""]:
+            raise errors.BadRequest(
+                f"{segment!r} is no path segment: may not be empty, '.' or '..', "
+                "or contain '/', '%' or NUL"
+            )
     return segments
 
 

@@ -1,0 +1,564 @@
+"""The shell of the ingress: sockets, TLS, who is calling, and the way of a request through it.
+
+Thin and stateless: whatever is kept here (verified tokens, where nodes were found, documents) can
+be lost at any time. aiohttp parses requests and keeps connections; routing and answers are ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable, Mapping
+from email.utils import formatdate
+from typing import Any
+
+import orjson
+from aiohttp import web
+from aiohttp.web_exceptions import HTTPRequestEntityTooLarge
+from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_request import BaseRequest
+
+from arktos_ray.api import errors
+from arktos_ray.api.calls import Call, Reply, User
+from arktos_ray.base.clock import Clock
+from arktos_ray.base.ids import Ids
+from arktos_ray.base.tasks import Tasks
+from arktos_ray.ingress import authn, http1, routes, status, streams
+from arktos_ray.ingress.dispatch import Dispatcher
+from arktos_ray.ingress.documents import Discovery, Documents, OpenApi
+from arktos_ray.ingress.limits import Limits
+from arktos_ray.ingress.metrics import Metrics
+from arktos_ray.ingress.port import Upstream
+
+log = logging.getLogger(__name__)
+
+_HEALTH_PATHS = frozenset(("healthz", "livez", "readyz"))
+_OPEN_PATHS = _HEALTH_PATHS | {"version"}  # for everybody, by first segment
+_WEBSOCKET_PROTOCOLS = ("base64.binary.k8s.io", "binary.k8s.io")
+_SWEEP_S = 5.0
+# Answers below this fit in the socket's buffer: nobody waits for the client.
+_DRAIN_BYTES_MIN = 64 * 1024
+_DRAIN_S = 120.0
+_LOOPBACK = ("127.", "::1", "::ffff:127.")
+_TEXT = "text/plain; charset=utf-8"
+_TENANTS_PATH, _STATUS_PATH = "/arktos/v1/tenants/", "/arktos/v1/status"
+
+
+class Answer:
+    """Bytes that are a whole response; what aiohttp needs to know of one."""
+
+    __slots__ = ("data", "keep_alive")
+
+    def __init__(self, data: bytes, keep_alive: bool) -> None:
+        self.data = data
+        self.keep_alive = keep_alive
+
+    async def prepare(self, request: BaseRequest) -> None:
+        transport = request.transport
+        if transport is None:
+            raise ConnectionResetError("the client went away")
+        if self.data:
+            transport.write(self.data)
+            if len(self.data) >= _DRAIN_BYTES_MIN:
+                await _drain(request)
+
+    async def write_eof(self) -> None:
+        pass
+
+
+async def _drain(request: BaseRequest) -> None:
+    """Waits until the client has read; one that does not is cut."""
+    try:
+        async with asyncio.timeout(_DRAIN_S):
+            await request.writer.drain()
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError("the client does not read") from None
+
+
+class _Connection(RequestHandler):
+    """A client's connection. Remembers who its certificate names, and how long it dawdles."""
+
+    __slots__ = ("certificate_user", "dawdling_since")
+
+    def __init__(self, server: _Server, **kwargs: Any) -> None:
+        super().__init__(server, **kwargs)
+        self.certificate_user: User | errors.Unauthorized | None = None
+        self.dawdling_since = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        server = self._manager
+        assert isinstance(server, _Server)
+        self.dawdling_since = self._loop.time()
+        if len(server.connections) > server.limits.connections_max:
+            server.refused += 1
+            self.force_close()
+            return
+        peercert = transport.get_extra_info("peercert")
+        if peercert:
+            try:
+                self.certificate_user = authn.user_of_peercert(peercert)
+            except errors.Unauthorized as refusal:
+                self.certificate_user = refusal
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        waiter = self._waiter
+        if self._messages or (waiter is not None and waiter.done()):
+            self.dawdling_since = 0.0
+        elif waiter is not None and not self.dawdling_since:
+            # A piece of a request, the rest of which must come soon.
+            self.dawdling_since = self._loop.time()
+
+    def handle_error(
+        self, request: BaseRequest, status: int = 500, exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> Any:  # fmt: skip
+        """What is no HTTP is answered, closed, and not worth a line in the log."""
+        if status >= 500:
+            log.error("a request failed outside its handler", exc_info=exc)
+            body = errors.Internal("an internal error occurred; it has been logged").encode()
+        else:
+            body = errors.BadRequest("the request cannot be parsed").encode()
+        head = http1.head(status, http1.JSON, len(body), b"Connection: close\r\n")
+        return Answer(head + body, keep_alive=False)
+
+
+class _Server(web.Server):
+    def __init__(self, handler: Any, limits: Limits, **kwargs: Any) -> None:
+        super().__init__(handler, **kwargs)
+        self.limits = limits
+        self.refused = 0
+
+    def __call__(self) -> RequestHandler:
+        return _Connection(self, loop=self._loop, **self._kwargs)
+
+    def sweep(self, now: float) -> None:
+        """Disconnects those who take too long to say what they want."""
+        for connection in self.connections:
+            if isinstance(connection, _Connection):
+                since = connection.dawdling_since
+                if since and now - since > self.limits.headers_s:
+                    connection.force_close()
+
+
+def tls_context(certificate: str, key: str, client_ca: str | None) -> ssl.SSLContext:
+    """TLS as we serve it: 1.2 or newer, a client certificate welcome when we know its CA."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(certificate, key)
+    context.set_alpn_protocols(["http/1.1"])
+    if client_ca:
+        context.load_verify_locations(client_ca)
+        context.verify_mode = ssl.CERT_OPTIONAL
+    return context
+
+
+class Ingress:
+    """One front door. `listen` as often as there are addresses, then `close`."""
+
+    def __init__(
+        self, upstream: Upstream, authenticator: authn.Authenticator, clock: Clock, ids: Ids,
+        discovery: Discovery, openapi: OpenApi, *, limits: Limits | None = None,
+        status_of_cluster: Callable[[], Mapping[str, Any]] = dict, insecure: bool = False,
+    ) -> None:  # fmt: skip
+        """insecure: everybody is system:admin; only ever on purpose."""
+        self._limits = limits or Limits()
+        self._upstream, self._authenticator = upstream, authenticator
+        self._clock, self._ids, self._insecure = clock, ids, insecure
+        self._status_of_cluster = status_of_cluster
+        self._tasks = Tasks()
+        self._dispatcher = Dispatcher(upstream, clock, self._tasks, self._limits)
+        self._hub = streams.Hub(self._dispatcher, clock, self._tasks, self._limits)
+        self._documents = Documents(discovery, openapi)
+        self._metrics = Metrics(self._gauges)
+        self._calls = 0
+        self._watches: set[streams.Watcher] = set()
+        self._watch_tasks = 0
+        self._stopping = False
+        self._dated, self._date_line = 0, b""
+        self._listeners: list[asyncio.Server] = []
+        self._server: _Server | None = None
+
+    async def listen(self, host: str, port: int, tls: ssl.SSLContext | None) -> tuple[str, int]:
+        """Serves on one more address; returns it (port 0 becomes a real one)."""
+        loop, limits = asyncio.get_running_loop(), self._limits
+        if self._server is None:
+            self._server = _Server(
+                self._handle, limits, handler_cancellation=True, request_factory=self._request,
+                access_log=None, keepalive_timeout=limits.keepalive_s,
+                max_line_size=limits.line_bytes_max, max_field_size=limits.header_bytes_max,
+                max_headers=limits.headers_max,
+            )  # fmt: skip
+            self._hub.start()
+            self._tasks.start(self._sweep(), "ingress-sweep")
+        listener = await loop.create_server(
+            self._server, host, port, ssl=tls, backlog=1024,
+            ssl_handshake_timeout=limits.tls_handshake_s if tls else None,
+        )  # fmt: skip
+        self._listeners.append(listener)
+        address = listener.sockets[0].getsockname()
+        return address[0], address[1]
+
+    async def close(self, grace_s: float = 5.0) -> None:
+        """Takes nothing new, ends watches in order, lets calls finish for a while."""
+        self._stopping = True
+        for listener in self._listeners:
+            listener.close()
+        for watcher in list(self._watches):
+            watcher.finish()
+        if self._server is not None:
+            self._server.pre_shutdown()
+            await self._server.shutdown(grace_s)
+        for listener in self._listeners:
+            await listener.wait_closed()
+        await self._tasks.close()
+
+    def _request(
+        self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any
+    ) -> BaseRequest:
+        return BaseRequest(
+            message, payload, protocol, writer, task, protocol._loop,
+            client_max_size=self._limits.body_bytes_max,
+        )  # fmt: skip
+
+    async def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._clock.sleep(_SWEEP_S)
+            if self._server is not None:
+                self._server.sweep(loop.time())
+
+    # One request.
+
+    async def _handle(self, request: BaseRequest) -> Any:
+        start = self._clock.monotonic()
+        call: Call | None = None
+        try:
+            path, _, query = request.raw_path.partition("?")
+            if not path.startswith("/"):
+                path = request.rel_url.raw_path  # Absolute form, as proxies send it.
+            user = self._user(request, path)
+            routed = routes.route(request.method, path, query, user)
+            if isinstance(routed, routes.Local):
+                return await self._local(request, routed, user)
+            call = routed
+            if call.verb == "watch":
+                return await self._watch(request, call)
+            if call.subresource == "log":
+                return await self._logs(request, call)
+            return await self._answer_call(request, call, start)
+        except errors.Failure as failure:
+            reply = status.reply(failure)
+        except HTTPRequestEntityTooLarge:
+            reply = status.reply(
+                errors.TooLarge(
+                    f"the body is over the limit of {self._limits.body_bytes_max} bytes"
+                )
+            )
+        except web.RequestPayloadError:
+            reply = status.reply(errors.BadRequest("the body cannot be read"))
+        except (asyncio.CancelledError, ConnectionError, web.HTTPException):
+            raise
+        except Exception:
+            log.exception("%s %s failed", request.method, request.raw_path)
+            reply = status.reply(status.unexpected())
+        if call is None:
+            self._metrics.count("", "", "", reply.code, self._clock.monotonic() - start)
+            return self._respond(request, reply)
+        return await self._finish(request, call, reply, http1.Form(), start)
+
+    def _user(self, request: BaseRequest, path: str) -> User:
+        if self._insecure:
+            return authn.INSECURE
+        headers = request.headers
+        certified = getattr(request.protocol, "certificate_user", None)
+        if isinstance(certified, User):
+            user = certified
+        else:
+            token = authn.bearer_of(
+                headers.get("Authorization", ""), headers.get("Sec-WebSocket-Protocol", "")
+            )
+            if token:
+                user = self._authenticator.user_of_token(token, self._clock.now())
+            elif path.split("/", 2)[1] in _OPEN_PATHS:
+                return User("system:anonymous", groups=("system:unauthenticated",))
+            else:
+                raise errors.Unauthorized(certified.message if certified else "Unauthorized")
+        if "Impersonate-User" in headers or "Impersonate-Group" in headers:
+            return authn.impersonated(
+                user, headers.get("Impersonate-User", ""),
+                headers.getall("Impersonate-Group", []), headers.get("Impersonate-Uid", ""),
+            )  # fmt: skip
+        return user
+
+    async def _answer_call(self, request: BaseRequest, call: Call, start: float) -> Answer:
+        headers = request.headers
+        form = http1.form_of(headers.get("Accept", ""))
+        call.accept = form.shape
+        if form.shape:
+            call.options["_table"] = form.version
+        call.user_agent = headers.get("User-Agent", "")
+        if request.method != "GET":
+            call.body = await self._body(request)
+            if call.body or call.verb in ("create", "update", "patch"):
+                call.content_type = http1.body_type(call.verb, headers.get("Content-Type", ""))
+        if self._calls >= self._limits.calls_max:
+            raise errors.TooManyRequests("too many requests are waiting; try again")
+        self._calls += 1
+        try:
+            reply = await self._dispatcher.call(call)
+        finally:
+            self._calls -= 1
+        return await self._finish(request, call, reply, form, start)
+
+    async def _body(self, request: BaseRequest) -> bytes:
+        if not request.can_read_body:
+            return b""
+        if request.headers.get("Expect", "").lower() == "100-continue":
+            length = request.content_length
+            if length is not None and length > self._limits.body_bytes_max:
+                raise errors.TooLarge("the body is over the limit")
+            if request.transport is not None:
+                request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if request.content.is_eof():
+            return await request.read()  # All of it came with the headers: nothing to wait for.
+        try:
+            async with asyncio.timeout(self._limits.body_s):
+                return await request.read()
+        except TimeoutError:
+            raise errors.Timeout("the body did not arrive in time") from None
+
+    async def _finish(
+        self, request: BaseRequest, call: Call, reply: Reply, form: http1.Form, start: float
+    ) -> Answer:
+        self._metrics.count(
+            call.verb, call.gvr, call.subresource, reply.code, self._clock.monotonic() - start
+        )
+        body, media = reply.body, http1.JSON
+        if form.media is http1.YAML and body:
+            body, media = http1.to_yaml(body), http1.YAML
+        elif http1.wants_pretty(call.options, call.user_agent) and body:
+            body = http1.pretty(body)
+        more = b""
+        if len(body) >= self._limits.gzip_bytes_min and self._compresses_for(request):
+            body = await asyncio.to_thread(http1.compress, body)
+            more = b"Content-Encoding: gzip\r\nVary: Accept-Encoding\r\n"
+        return self._respond(request, Reply(reply.code, body, reply.warnings), media, more)
+
+    def _respond(
+        self, request: BaseRequest, reply: Reply, media: str = http1.JSON, more: bytes = b""
+    ) -> Answer:
+        body, code = reply.body, reply.code
+        more += self._date()
+        if code >= 400:
+            more += status.headers(code, status.retry_after(body))
+        if reply.warnings:
+            more += http1.warning_lines(reply.warnings)
+        keep_alive = request.keep_alive and not self._stopping
+        if not keep_alive:
+            more += b"Connection: close\r\n"
+        elif request.version < (1, 1):
+            more += b"Connection: keep-alive\r\n"
+        head = http1.head(code, media, len(body), more)
+        return Answer(head if request.method == "HEAD" else head + body, keep_alive)
+
+    def _date(self) -> bytes:
+        """The Date header, made once a second."""
+        now = int(self._clock.now())
+        if now != self._dated:
+            self._dated = now
+            self._date_line = b"Date: %b\r\n" % formatdate(now, usegmt=True).encode()
+        return self._date_line
+
+    def _compresses_for(self, request: BaseRequest) -> bool:
+        # On the same machine sending a megabyte costs 1 ms with TLS, compressing it 9 ms.
+        peer = str(request.remote or "")
+        return not peer.startswith(_LOOPBACK) and "gzip" in request.headers.get(
+            "Accept-Encoding", ""
+        )
+
+    # Long answers.
+
+    async def _watch(self, request: BaseRequest, call: Call) -> Any:
+        form = http1.form_of(request.headers.get("Accept", ""))
+        call.accept = form.shape
+        if form.shape:
+            call.options["_table"] = form.version
+        call.user_agent = request.headers.get("User-Agent", "")
+        timeout_s = self._watch_timeout_s(call)
+        websocket = request.headers.get("Upgrade", "").lower() == "websocket"
+        if websocket and "Origin" not in request.headers:
+            raise errors.Forbidden("a WebSocket needs an Origin header")
+        transport = request.transport
+        if self._watch_tasks >= self._limits.watches_max or self._stopping:
+            raise errors.TooManyRequests("too many watches are open; try again")
+        if transport is None:
+            raise ConnectionResetError
+        self._watch_tasks += 1
+        watcher: streams.Watcher | None = None
+        fanout, after = self._hub.open(call, form)
+        loop = asyncio.get_running_loop()
+        try:
+            await fanout.ready()
+            self._metrics.count("watch", call.gvr, "", 200, 0.0)
+            watcher = streams.Watcher(
+                transport, self._limits.watch_backlog_bytes_max, after=after, websocket=websocket
+            )
+            self._watches.add(watcher)
+            timer = loop.call_later(timeout_s, streams.end_in_time, fanout, watcher)
+            try:
+                if websocket:
+                    return await self._watch_websocket(request, fanout, watcher)
+                keep_alive = request.keep_alive
+                more = b"" if keep_alive else b"Connection: close\r\n"
+                transport.write(http1.chunked_head(200, http1.JSON, self._date() + more))
+                fanout.add(watcher)
+                good = await watcher.done
+                return Answer(b"", keep_alive and good and not self._stopping)
+            finally:
+                timer.cancel()
+        finally:
+            self._watch_tasks -= 1
+            if watcher is not None:
+                self._watches.discard(watcher)
+            fanout.release(watcher)
+
+    def _watch_timeout_s(self, call: Call) -> float:
+        text = call.options.get("timeoutSeconds", "")
+        if text.isdecimal() and int(text[:9]) > 0:
+            return float(int(text[:9]))
+        least_s = self._limits.watch_min_s
+        return self._ids.uniform(least_s, 2 * least_s)
+
+    async def _watch_websocket(
+        self, request: BaseRequest, fanout: streams.Fanout, watcher: streams.Watcher
+    ) -> Any:
+        socket = web.WebSocketResponse(
+            protocols=_WEBSOCKET_PROTOCOLS, compress=False, max_msg_size=64 * 1024
+        )
+        await socket.prepare(request)
+        fanout.add(watcher)
+        # Reads pings and the client's close; what it says otherwise does not matter.
+        reading = self._tasks.start(_read_all(socket), "ingress-websocket")
+        try:
+            await asyncio.wait((watcher.done, reading), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            reading.cancel()
+            watcher.finish()
+            await asyncio.wait((reading,))
+        await socket.close()
+        return socket
+
+    async def _logs(self, request: BaseRequest, call: Call) -> Any:
+        """The partition says whether the user may, the log source what there is."""
+        reply = await self._dispatcher.call(call)
+        if not reply.ok:
+            raise errors.decode(reply.body)
+        chunks = self._upstream.logs(call.tenant, call.namespace, call.name, call.options)
+        try:
+            first = await anext(chunks, b"")  # An initial refusal is a plain error.
+            transport = request.transport
+            if transport is None:
+                raise ConnectionResetError
+            transport.write(http1.chunked_head(200, _TEXT, b"Connection: close\r\n"))
+            if first:
+                transport.write(http1.chunk(first))
+            try:
+                async for data in chunks:
+                    if data:
+                        transport.write(http1.chunk(data))
+                        await _drain(request)
+                transport.write(http1.LAST_CHUNK)
+            except errors.Failure as failure:
+                # Too late for a code: without the last chunk the client knows it is not all.
+                log.info("log of %s ended early: %s", call.name, failure.message)
+        finally:
+            close = getattr(chunks, "aclose", None)
+            if close is not None:
+                await close()
+        self._metrics.count("get", call.gvr, "log", 200, 0.0)
+        return Answer(b"", keep_alive=False)
+
+    # Paths that name no object.
+
+    async def _local(self, request: BaseRequest, local: routes.Local, user: User) -> Answer:
+        path = local.path
+        if path == _STATUS_PATH or path.startswith(_TENANTS_PATH):
+            return await self._own(request, path, user)
+        if request.method not in ("GET", "HEAD"):
+            raise routes.not_allowed()
+        if path.split("/", 2)[1] in _HEALTH_PATHS:
+            return self._health(request, local)
+        if path == "/metrics":
+            if user.tenant != "system":
+                raise routes.forbidden_path(user, request.method, path)
+            body, media = self._metrics.render(request.headers.get("Accept", ""))
+            return self._respond(request, Reply(200, body), media)
+        # A tenant's view for its users, and for administrators who come by its prefix.
+        view = local.tenant or user.tenant
+        if user.tenant not in ("system", view):
+            raise routes.forbidden_path(user, request.method, path)
+        page = self._documents.page(
+            path, request.headers.get("Accept", ""), request.headers.get("If-None-Match", ""),
+            system=view == "system",
+        )  # fmt: skip
+        body = page.body
+        if page.content_type == http1.JSON and http1.wants_pretty(
+            local.query, request.headers.get("User-Agent", "")
+        ):
+            body = http1.pretty(body)
+        return self._respond(request, Reply(page.code, body), page.content_type, page.more)
+
+    def _health(self, request: BaseRequest, local: routes.Local) -> Answer:
+        ready = bool(self._upstream.tenant_partitions()) and not self._stopping
+        good = ready or not local.path.startswith("/readyz")
+        text = b"ok"
+        if "verbose" in request.raw_path or not good:
+            partitions = b"ok" if ready else b"failed: no partition is known, or stopping"
+            name = local.path.lstrip("/").encode()
+            text = b"[+]ping ok\n[%b]partitions %b\n%b check %b\n" % (
+                b"+" if ready else b"-", partitions, name, b"passed" if good else b"failed",
+            )  # fmt: skip
+        return self._respond(request, Reply(200 if good else 500, text), _TEXT)
+
+    async def _own(self, request: BaseRequest, path: str, user: User) -> Answer:
+        if not authn.is_super(user):
+            raise routes.forbidden_path(user, request.method, path)
+        if path == _STATUS_PATH:
+            if request.method != "GET":
+                raise routes.not_allowed()
+            body = orjson.dumps(self._status_of_cluster())
+            if http1.wants_pretty({}, request.headers.get("User-Agent", "")):
+                body = http1.pretty(body)
+            return self._respond(request, Reply(200, body))
+        name, _, what = path.removeprefix(_TENANTS_PATH).partition("/")
+        if what != "token":
+            raise routes.not_found()
+        if request.method != "POST":
+            raise routes.not_allowed()
+        token = self._authenticator.admin_token(name, self._clock.now())
+        return self._respond(request, Reply(200, orjson.dumps({"token": token})))
+
+    def _gauges(self) -> Mapping[str, tuple[str, float]]:
+        server = self._server
+        return {
+            "apiserver_current_inflight_requests": ("Calls waiting for partitions.", self._calls),
+            "apiserver_longrunning_requests": ("Watches open.", self._watch_tasks),
+            "apiserver_watch_streams": ("Upstream watches open.", self._hub.streams),
+            "apiserver_watch_events_sent": ("Events written to watchers.", self._hub.sent),
+            "arktos_ingress_connections": (
+                "Connections open.", len(server.connections) if server else 0,
+            ),
+            "arktos_ingress_connections_refused": (
+                "Connections over the limit.", server.refused if server else 0,
+            ),
+        }  # fmt: skip
+
+
+async def _read_all(socket: web.WebSocketResponse) -> None:
+    async for _ in socket:
+        pass
