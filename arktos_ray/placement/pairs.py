@@ -93,6 +93,11 @@ class Pairs:
         placed = self._placed.get(uid)
         return "" if placed is None else placed[1]
 
+    def stands(self, uid: str, node: str, labels: Mapping[str, str]) -> bool:
+        """Whether that is what is known of the pod already."""
+        placed = self._placed.get(uid)
+        return placed is not None and placed[1] == node and placed[0].labels == labels
+
     def place(self, pod: PodRequest, node: str) -> None:
         """Puts a pod on a node, or replaces what was known of it. 1 us without rules."""
         known = self._placed.get(pod.uid)

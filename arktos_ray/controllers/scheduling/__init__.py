@@ -1,0 +1,1 @@
+"""The scheduler of one TenantPartition, and the reservations of one ResourcePartition."""
