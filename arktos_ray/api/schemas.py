@@ -9,19 +9,19 @@ Nothing is read before the first question (then 2 ms), and a Message is built wh
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
 _FOLDER = Path(__file__).parent / "schema"
+_META = "k8s.io.apimachinery.pkg.apis.meta.v1."
 _SHAPES = {"[]": "list", "{}": "map"}
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+# Named tuples, because a frozen dataclass of this width costs 2 ms of every import.
+class Field(NamedTuple):
     name: str  # as in JSON
     # string integer number boolean bytes quantity int-or-string time micro-time duration any
     # fields-v1, strings (a list that protobuf wraps in a message), or the name of a message
@@ -46,8 +46,7 @@ class Field:
         return "." in self.type
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     name: str  # k8s.io.api.core.v1.PodSpec
     fields: dict[str, Field]  # by JSON name
     description: str = ""
@@ -82,6 +81,25 @@ def names() -> list[str]:
     """Every message there is."""
     kubernetes, arktos, _ = _data()
     return [*kubernetes, *arktos["messages"]]
+
+
+def of_kind(api_version: str, kind: str) -> str | None:
+    """The message of an object by itself. DeleteOptions go with every group."""
+    if kind == "DeleteOptions":
+        return _META + kind
+    return _kinds().get((api_version, kind))
+
+
+@cache
+def _kinds() -> dict[tuple[str, str], str]:
+    kubernetes, arktos, _ = _data()
+    found = {}
+    for messages in (kubernetes, arktos["messages"]):
+        for name, raw in messages.items():
+            if "kind" in raw:
+                group, version, kind = raw["kind"]
+                found[f"{group}/{version}" if group else version, kind] = name
+    return found
 
 
 def _field(row: list[Any], description: str, *, inline: bool = False) -> Field:
