@@ -119,7 +119,8 @@ class _SimPipe:
             return
         sim = self._sim
         low, high = sim.faults.network_delay_s
-        at = max(self._arrives, sim.loop.time() + sim.random.uniform(low, high))
+        # Strictly later than the frame before: timers of one moment fire in any order.
+        at = max(self._arrives + 1e-7, sim.loop.time() + sim.random.uniform(low, high))
         self._arrives = at
         lost = sim.faults.reset_chance > 0 and sim.random.random() < sim.faults.reset_chance
         if lost and sim.random.random() < 0.5:
@@ -205,7 +206,7 @@ class SimCluster:
     def __enter__(self) -> Self:
         asyncio.set_event_loop(self.loop)
         for name in self.processes:
-            self._start(name)
+            self.loop.call_soon(self.start, name)
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:

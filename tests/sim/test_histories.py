@@ -12,6 +12,8 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
+
 from arktos_ray.api.calls import BOOKMARK, DELETED
 from arktos_ray.api.errors import AlreadyExists, Conflict, Expired, NotFound, Timeout, Unavailable
 from arktos_ray.api.names import Key
@@ -148,8 +150,6 @@ class Watcher:
             assert name in self.state, f"{name} is deleted and was never there"
             del self.state[name]
         else:
-            import orjson
-
             assert (event.type == "ADDED") == (name not in self.state), (event.type, name)
             self.state[name] = orjson.loads(event.body)["data"]["value"]
 
@@ -226,13 +226,14 @@ def test_a_revision_that_is_gone_is_refused_and_never_skipped(seed: int) -> None
         sim.run_for(1)
 
         async def story() -> None:
-            for i in range(700):
+            made = [
                 await client.create(
                     GVR, "system", "default", {"metadata": {"name": f"a{i}"}, "data": {}}
                 )
-            _, revision = await client.list(GVR, tenant="system")
+                for i in range(700)
+            ]
             await sim.clock.sleep(400)  # Beyond the history, and through a compaction.
-            old = revision - (10 << 19)
+            old = int(made[0]["metadata"]["resourceVersion"])
             try:
                 async for _ in client.watch(GVR, tenant="system", resourceVersion=str(old)):
                     raise AssertionError("a watch from before the history must not start")
