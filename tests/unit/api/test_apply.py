@@ -4,7 +4,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from arktos_ray.api import apply as ssa
@@ -467,7 +467,6 @@ def test_what_cannot_be_applied_is_refused(config: Object, message: str) -> None
 
 # ---------------------------------------------------------------------------- laws
 
-few = settings(max_examples=40, deadline=None)
 
 names = st.text("abc", min_size=1, max_size=1)
 maps = st.dictionaries(names, names, max_size=3)
@@ -517,7 +516,6 @@ def bare(obj: Object) -> Object:
     return stripped
 
 
-@few
 @given(pods, pods)
 def test_applying_twice_is_applying_once(live: Object, config: Object) -> None:
     stored = track(None, live, "x", POD)
@@ -525,7 +523,6 @@ def test_applying_twice_is_applying_once(live: Object, config: Object) -> None:
     assert apply(once, config, "m", POD, at=2) == once
 
 
-@few
 @given(pods, pods)
 def test_an_applier_alone_gets_exactly_what_it_applied_last(first: Object, second: Object) -> None:
     live = apply(None, first, "m", POD)
@@ -533,10 +530,9 @@ def test_an_applier_alone_gets_exactly_what_it_applied_last(first: Object, secon
     assert bare(live) == bare(second)
 
 
-@few
-@given(pods, pods)
+@given(pods)
 def test_two_who_want_the_same_never_conflict_and_it_stays_until_both_let_go(
-    config: Object, less: Object
+    config: Object,
 ) -> None:
     live = apply(None, config, "a", POD)
     live = apply(live, config, "b", POD, at=1)
@@ -546,7 +542,6 @@ def test_two_who_want_the_same_never_conflict_and_it_stays_until_both_let_go(
     assert bare(gone) == {"metadata": {"name": "p"}}
 
 
-@few
 @given(pods, pods)
 def test_managers_of_disjoint_fields_never_conflict(a: Object, b: Object) -> None:
     mine = {"metadata": {"name": "p", "labels": {"mine": "1"}}, "spec": a["spec"]}
@@ -558,7 +553,6 @@ def test_managers_of_disjoint_fields_never_conflict(a: Object, b: Object) -> Non
     assert apply(live, mine, "a", POD, at=2) == live
 
 
-@few
 @given(pods, st.lists(pods, max_size=4))
 def test_every_field_that_is_set_has_an_owner(first: Object, writes: list[Object]) -> None:
     live = track(None, first, "m", POD)
