@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from email.utils import formatdate
 from typing import Any
 
@@ -42,6 +42,7 @@ _DRAIN_BYTES_MIN = 64 * 1024
 _DRAIN_S = 120.0
 _LOOPBACK = ("127.", "::1", "::ffff:127.")
 _TEXT = "text/plain; charset=utf-8"
+StatusOfCluster = Callable[[], Awaitable[Mapping[str, Any]]]
 _TENANTS_PATH, _STATUS_PATH = "/arktos/v1/tenants/", "/arktos/v1/status"
 
 
@@ -163,7 +164,7 @@ class Ingress:
     def __init__(
         self, upstream: Upstream, authenticator: authn.Authenticator, clock: Clock, ids: Ids,
         discovery: Discovery, openapi: OpenApi, *, limits: Limits | None = None,
-        status_of_cluster: Callable[[], Mapping[str, Any]] = dict, insecure: bool = False,
+        status_of_cluster: StatusOfCluster | None = None, insecure: bool = False,
     ) -> None:  # fmt: skip
         """insecure: everybody is system:admin; only ever on purpose."""
         self._limits = limits or Limits()
@@ -183,7 +184,9 @@ class Ingress:
         self._listeners: list[asyncio.Server] = []
         self._server: _Server | None = None
 
-    async def listen(self, host: str, port: int, tls: ssl.SSLContext | None) -> tuple[str, int]:
+    async def listen(
+        self, host: str, port: int, tls: ssl.SSLContext | None, reuse_port: bool = False
+    ) -> tuple[str, int]:
         """Serves on one more address; returns it (port 0 becomes a real one)."""
         loop, limits = asyncio.get_running_loop(), self._limits
         if self._server is None:
@@ -196,7 +199,7 @@ class Ingress:
             self._hub.start()
             self._tasks.start(self._sweep(), "ingress-sweep")
         listener = await loop.create_server(
-            self._server, host, port, ssl=tls, backlog=1024,
+            self._server, host, port, ssl=tls, backlog=1024, reuse_port=reuse_port,
             ssl_handshake_timeout=limits.tls_handshake_s if tls else None,
         )  # fmt: skip
         self._listeners.append(listener)
@@ -531,7 +534,9 @@ class Ingress:
         if path == _STATUS_PATH:
             if request.method != "GET":
                 raise routes.not_allowed()
-            body = orjson.dumps(self._status_of_cluster())
+            if self._status_of_cluster is None:
+                raise routes.not_found()
+            body = orjson.dumps(await self._status_of_cluster())
             if http1.wants_pretty({}, request.headers.get("User-Agent", "")):
                 body = http1.pretty(body)
             return self._respond(request, Reply(200, body))

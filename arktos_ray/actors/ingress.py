@@ -1,0 +1,131 @@
+"""Ingress: the HTTP front door as an actor. Keeps nothing but the directory of tenants.
+
+To the inside it is a Peer as well: Python handles over Ray send their calls here, and they are
+routed like those that come over HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from arktos_ray.actors.directory import Directory
+from arktos_ray.actors.part import Part, Spec, Surroundings
+from arktos_ray.api import discovery, openapi
+from arktos_ray.api.calls import Call, Peer, Reply, WatchEvent
+from arktos_ray.api.errors import Failure, NotFound
+from arktos_ray.api.names import Key
+from arktos_ray.base.tasks import Tasks
+from arktos_ray.ingress import server, status
+from arktos_ray.ingress.authn import Authenticator
+from arktos_ray.ingress.dispatch import Dispatcher
+from arktos_ray.ingress.limits import Limits
+
+# The label of simulated nodes: nothing runs there, so there is nothing to read.
+_AGENT = "node-agent"
+
+
+class Upstream:
+    """What the ingress package asks of us (ingress/port.py)."""
+
+    def __init__(self, part: Part, directory: Directory) -> None:
+        self._part, self._directory = part, directory
+        partitions = part.spec["partitions"]
+        self._tenant, self._resource = list(partitions["tenant"]), list(partitions["resource"])
+
+    def owner_of(self, tenant: str) -> str:
+        return self._directory.owner_of(tenant)
+
+    def tenant_uid(self, tenant: str) -> str | None:
+        return self._directory.uid_of(tenant)
+
+    def tenant_partitions(self) -> Sequence[str]:
+        return self._tenant
+
+    def resource_partitions(self) -> Sequence[str]:
+        return self._resource
+
+    def peer(self, partition: str) -> Peer:
+        return self._part.peer(partition)
+
+    async def logs(
+        self, tenant: str, namespace: str, pod: str, options: Mapping[str, str]
+    ) -> AsyncIterator[bytes]:
+        client = self._part.client(self.owner_of(tenant))
+        found = await client.get("pods", Key(tenant, namespace, pod))
+        node = found["spec"].get("nodeName", "")
+        if not node:
+            raise NotFound(f"pod {pod} has no node yet, and so no logs")
+        if node != self._part.spec.get("node"):
+            raise NotFound(f"pod {pod} is on {node}, a simulated node: nothing runs there to log")
+        payload = {
+            "uid": found["metadata"]["uid"], "tenant": tenant, "namespace": namespace,
+            "name": pod, "options": dict(options),
+        }  # fmt: skip
+        async for data in self._part.peer(_AGENT).subscribe("log", payload):
+            yield data
+
+
+class Ingress(Part):
+    """Spec adds: bind, port, reuse_port, insecure, pki_dir, token_key, assignment, supervisor."""
+
+    role = "ingress"
+
+    def __init__(self, spec: Spec, surroundings: Surroundings) -> None:
+        super().__init__(spec, surroundings)
+        self._ingress: server.Ingress
+        self._dispatcher: Dispatcher
+
+    async def open(self) -> None:
+        spec = self.spec
+        clients = self.tenant_clients()
+        directory = Directory(clients, spec.get("assignment", "letters"), self.clock)
+        for name in clients:
+            self.tasks.start(directory.follow(name), f"directory {name}")
+        upstream = Upstream(self, directory)
+        # A dispatcher of its own for what comes from the inside.
+        self._dispatcher = Dispatcher(upstream, self.clock, Tasks(), Limits())
+        key = Path(spec["token_key"])
+        self._ingress = server.Ingress(
+            upstream,
+            Authenticator(directory.uid_of, key=key.read_bytes() if key.exists() else b""),
+            self.clock,
+            self.ids,
+            discovery,
+            openapi,
+            status_of_cluster=self._status,
+            insecure=spec.get("insecure", False),
+        )
+        tls = None
+        if not spec.get("insecure", False):
+            pki = Path(spec["pki_dir"])
+            tls = server.tls_context(
+                str(pki / "server.crt"), str(pki / "server.key"), str(pki / "ca.crt")
+            )
+        await self._ingress.listen(
+            spec["bind"], spec["port"], tls, reuse_port=spec.get("reuse_port", False)
+        )
+
+    async def _status(self) -> Mapping[str, Any]:
+        answer: Mapping[str, Any] = await self.peer(self.spec["supervisor"]).request("status", None)
+        return answer
+
+    async def shut(self) -> None:
+        await self._ingress.close()
+
+    # Calls from the inside
+
+    async def call(self, calls: Sequence[Call]) -> list[Reply]:
+        replies = []
+        for call in calls:
+            try:
+                replies.append(await self._dispatcher.call(call))
+            except Failure as failure:
+                replies.append(status.reply(failure))
+        return replies
+
+    async def watch(self, call: Call) -> AsyncIterator[list[WatchEvent]]:
+        events, _ = self._dispatcher.watch(call)
+        async for batch in events:
+            yield batch
