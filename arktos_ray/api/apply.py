@@ -472,7 +472,10 @@ def _step(name: str) -> str:
     if kind == "f":
         return "." + text
     if kind == "k":
-        keys: Object = orjson.loads(text)
+        try:
+            keys: Object = dict(orjson.loads(text))
+        except (ValueError, TypeError):
+            return f"[{text}]"  # Some client's own invention.
         parts = [f"{key}={orjson.dumps(keys[key]).decode()}" for key in sorted(keys)]
         return f"[{','.join(parts)}]"
     return f"[={text}]" if kind == "v" else f"[{text}]"
@@ -532,13 +535,32 @@ def _current_entries(live: Object | None, new: Object, subresource: str) -> list
 
     A list of one empty entry resets them.
     """
-    entries = _entries(new)
-    if subresource or not entries:
-        return _entries(live)
+    entries, before = _entries(new), _entries(live)
+    if subresource or not entries or entries == before:
+        return before
     if entries == [{}]:
         return []
-    known = [entry for entry in entries if entry.get("operation") in ("Apply", "Update")]
-    return known if len(known) == len(entries) else _entries(live)
+    return entries if all(map(_well_formed, entries)) else before
+
+
+def _well_formed(entry: Json) -> bool:
+    """Whether an entry that a client wrote can be worked with."""
+    return (
+        isinstance(entry, dict)
+        and entry.get("operation") in ("Apply", "Update")
+        and all(isinstance(entry.get(name, ""), str) for name in _ENTRY_TEXTS)
+        and _is_set(entry.get("fieldsV1") or {})
+    )
+
+
+_ENTRY_TEXTS = ("manager", "apiVersion", "time", "subresource")
+
+
+def _is_set(fields: Json) -> bool:
+    return isinstance(fields, dict) and all(
+        name == "." or (_ELEMENT.fullmatch(name) is not None and _is_set(below))
+        for name, below in fields.items()
+    )
 
 
 def _with_fields(entry: Entry, fields: Fields) -> Entry:

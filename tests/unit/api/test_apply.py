@@ -224,6 +224,12 @@ def test_a_client_may_edit_or_reset_the_entries() -> None:
     reset = copy(live)
     reset["metadata"]["managedFields"] = [{}]
     assert owners(track(live, reset, "x")) == {}
+    for nonsense in (
+        {"manager": "b", "operation": "Grow"},
+        {"operation": "Apply", "fieldsV1": "x"},
+    ):
+        reset["metadata"]["managedFields"] = [nonsense]
+        assert set(owners(track(live, reset, "x"))) == {"a"}
     assert owners(track({"metadata": {}}, deployment(replicas=3), "x")) == {}, "stays untracked"
 
 
