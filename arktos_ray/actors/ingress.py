@@ -86,10 +86,9 @@ class Ingress(Part):
         upstream = Upstream(self, directory)
         # A dispatcher of its own for what comes from the inside.
         self._dispatcher = Dispatcher(upstream, self.clock, Tasks(), Limits())
-        key = Path(spec["token_key"])
         self._ingress = server.Ingress(
             upstream,
-            Authenticator(directory.uid_of, key=key.read_bytes() if key.exists() else b""),
+            Authenticator(directory.uid_of, key=_key(Path(spec["token_key"]))),
             self.clock,
             self.ids,
             discovery,
@@ -129,3 +128,7 @@ class Ingress(Part):
         events, _ = self._dispatcher.watch(call)
         async for batch in events:
             yield batch
+
+
+def _key(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""
