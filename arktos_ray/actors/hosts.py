@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 from arktos_ray.actors.part import Part
@@ -44,9 +45,12 @@ class NodeHost(Part):
         from arktos_ray.actors.node_agent import NodeAgent
         from arktos_ray.runtime.containerd.driver import Containerd
 
-        runtime = Containerd(self.spec["containerd"], self.clock)
+        spec = self.spec
+        runtime = Containerd(
+            spec["containerd"], Path(spec["home"]) / "pods", self.clock, node_name=spec["node"]
+        )
         self.agent = NodeAgent(
-            self.spec["node"], self.client(self.spec["resource_partition"]),
+            spec["node"], self.client(spec["resource_partition"]),
             self.tenant_clients(), runtime, self.clock, self.tasks,
         )  # fmt: skip
         await self.agent.start()

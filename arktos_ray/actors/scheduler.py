@@ -5,10 +5,11 @@ Keeps nothing: its columns are rebuilt from the partitions after a restart.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from arktos_ray.actors.part import Part
-from arktos_ray.controllers.scheduling.controller import Scheduling
+from arktos_ray.controllers.scheduling.controller import Home, Scheduling
 
 
 class Scheduler(Part):
@@ -17,15 +18,16 @@ class Scheduler(Part):
     role = "scheduler"
 
     async def open(self) -> None:
-        partitions = {
-            name: (self.peer(name), self.client(name))
+        homes = {
+            name: Home(self.client(name), self.peer(name))
             for name in self.spec["partitions"]["resource"]
         }
+        tenant_partition = self.spec["tenant_partition"]
         self.scheduling = Scheduling(
-            self.client(self.spec["tenant_partition"]), partitions, self.clock, self.ids,
-            self.tasks,
+            self.client(tenant_partition), homes, self.clock, self.ids, self.tasks,
+            source=tenant_partition,
         )  # fmt: skip
-        self.tasks.start(self.scheduling.run(), self.name)
+        self.scheduling.start()
 
     async def stats(self) -> dict[str, Any]:
-        return self.scheduling.stats()
+        return {"waiting": self.scheduling.waiting, **asdict(self.scheduling.counters)}

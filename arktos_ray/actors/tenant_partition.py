@@ -19,6 +19,7 @@ from arktos_ray.api.names import NODE_LEASE_NAMESPACE, SYSTEM_TENANT
 from arktos_ray.apiserver.partition import Partition
 from arktos_ray.apiserver.server import Server
 from arktos_ray.apiserver.service_ips import ServiceIPs
+from arktos_ray.controllers.scheduling.reservations import Reservations
 from arktos_ray.store.port import Log
 from arktos_ray.store.store import Store
 
@@ -119,11 +120,9 @@ class ResourcePartition(TenantPartition):
     system_namespaces = ("default", "kube-system", "kube-public", NODE_LEASE_NAMESPACE)
 
     async def open(self) -> None:
-        from arktos_ray.controllers.scheduling.reservations import Reservations
-
         own = self.client(self.name)
         self.reservations = Reservations(own, self.tenant_clients(), self.clock, self.tasks)
-        self.tasks.start(self.reservations.run(), f"{self.name}-reservations")
+        self.reservations.start()
 
     async def request(self, method: str, payload: Any) -> Any:
         if method in ("reserve", "release"):
