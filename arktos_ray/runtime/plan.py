@@ -40,6 +40,7 @@ class StopSandbox:
 @dataclass(frozen=True, slots=True)
 class RemoveSandbox:
     id: str
+    ref: PodRef
     why: str
 
 
@@ -116,7 +117,7 @@ def _dismantle(seen: Sequence[WorkloadSeen], grace_s: float, why: str) -> list[A
     running = [c for w in seen for c in w.containers if c.state in ("running", "unknown")]
     if running:
         return [StopContainer(c.id, grace_s, why) for c in running]
-    return [RemoveSandbox(w.id, why) for w in seen]
+    return [RemoveSandbox(w.id, w.ref, why) for w in seen]
 
 
 def _starts(
@@ -175,7 +176,7 @@ def _garbage(
     if all(_latest([current], c.name) for c in want.containers):
         for workload in seen:
             if workload.id != current.id:
-                yield RemoveSandbox(workload.id, f"replaced by {current.id}")
+                yield RemoveSandbox(workload.id, workload.ref, f"replaced by {current.id}")
     # Of each container the last one stays, and the one before it for its logs.
     for container in want.inits + want.containers:
         attempts = sorted(
