@@ -6,23 +6,25 @@ routed like those that come over HTTP.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from arktos_ray.actors.directory import Directory
 from arktos_ray.actors.part import Part, Spec, Surroundings
+from arktos_ray.actors.simulated_nodes import SIMULATED_LABEL
 from arktos_ray.api import discovery, openapi
 from arktos_ray.api.calls import Call, Peer, Reply, WatchEvent
-from arktos_ray.api.errors import Failure, NotFound
+from arktos_ray.api.errors import BadRequest, Failure, NotFound
 from arktos_ray.api.names import Key
+from arktos_ray.base.clock import parse_rfc3339
 from arktos_ray.base.tasks import Tasks
 from arktos_ray.ingress import server, status
 from arktos_ray.ingress.authn import Authenticator
 from arktos_ray.ingress.dispatch import Dispatcher
 from arktos_ray.ingress.limits import Limits
 
-# The label of simulated nodes: nothing runs there, so there is nothing to read.
 _AGENT = "node-agent"
 
 
@@ -57,14 +59,21 @@ class Upstream:
         node = found["spec"].get("nodeName", "")
         if not node:
             raise NotFound(f"pod {pod} has no node yet, and so no logs")
-        if node != self._part.spec.get("node"):
+        if await self._is_simulated(node):
             raise NotFound(f"pod {pod} is on {node}, a simulated node: nothing runs there to log")
         payload = {
             "uid": found["metadata"]["uid"], "tenant": tenant, "namespace": namespace,
-            "name": pod, "options": dict(options),
+            "name": pod, **_log_options(options),
         }  # fmt: skip
         async for data in self._part.peer(_AGENT).subscribe("log", payload):
             yield data
+
+    async def _is_simulated(self, name: str) -> bool:
+        for partition in self._resource:
+            with contextlib.suppress(NotFound):
+                node = await self._part.client(partition).get("nodes", Key("", "", name))
+                return SIMULATED_LABEL in (node["metadata"].get("labels") or {})
+        return False
 
 
 class Ingress(Part):
@@ -128,6 +137,22 @@ class Ingress(Part):
         events, _ = self._dispatcher.watch(call)
         async for batch in events:
             yield batch
+
+
+def _log_options(options: Mapping[str, str]) -> dict[str, Any]:
+    """The query of `kubectl logs` as values. Raises BadRequest."""
+    values: dict[str, Any] = {}
+    try:
+        for name in ("tailLines", "sinceSeconds", "limitBytes"):
+            if options.get(name):
+                values[name] = int(options[name])
+        if options.get("sinceTime"):
+            values["sinceTime"] = parse_rfc3339(options["sinceTime"])
+    except ValueError as error:
+        raise BadRequest(f"the log options cannot be read: {error}") from error
+    for name in ("timestamps", "previous", "follow"):
+        values[name] = options.get(name, "").lower() in ("true", "1")
+    return {"container": options.get("container", ""), **values}
 
 
 def _key(path: Path) -> bytes:

@@ -10,9 +10,9 @@ from typing import Any
 
 import orjson
 
-from arktos_ray.api import codec, errors, kinds, scheme
+from arktos_ray.api import apply, codec, errors, kinds, schemas, scheme
 from arktos_ray.api.calls import Call, Reply
-from arktos_ray.api.names import SYSTEM_TENANT, Key
+from arktos_ray.api.names import Key
 from arktos_ray.api.scheme import Resource
 from arktos_ray.apiserver.service_ips import ServiceIPs
 from arktos_ray.base.clock import Clock, rfc3339
@@ -142,8 +142,18 @@ def manager_of(call: Call) -> str:
     return call.options.get("fieldManager") or call.user_agent.partition("/")[0] or "unknown"
 
 
-def is_system(call: Call) -> bool:
-    return call.user.tenant == SYSTEM_TENANT
+def track(
+    partition: Partition, call: Call, resource: Resource, old: Object | None, new: Object
+) -> None:
+    """Note in managedFields whose write this was. 22 us for a new pod of 1 KB."""
+    managed = apply.track(
+        old, new, manager_of(call), "Update", resource.api_version, partition.now(),
+        call.subresource, schemas.message(resource.schema),
+    )  # fmt: skip
+    if managed:
+        new["metadata"]["managedFields"] = managed
+    else:
+        new["metadata"].pop("managedFields", None)
 
 
 def body_of(call: Call, resource: Resource) -> tuple[Object, tuple[str, ...]]:

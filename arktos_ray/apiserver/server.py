@@ -19,7 +19,7 @@ from arktos_ray.apiserver import authz
 from arktos_ray.apiserver.partition import Partition, resource_of
 from arktos_ray.apiserver.subresources.binding import bind, evict
 from arktos_ray.apiserver.subresources.finalize import finalize
-from arktos_ray.apiserver.subresources.scale import update_scale
+from arktos_ray.apiserver.subresources.scale import get_scale, update_scale
 from arktos_ray.apiserver.verbs.create import create
 from arktos_ray.apiserver.verbs.delete import delete, deletecollection
 from arktos_ray.apiserver.verbs.get import get
@@ -45,6 +45,7 @@ _SUBRESOURCES: dict[tuple[str, str], Verb] = {
     ("binding", "create"): bind,
     ("eviction", "create"): evict,
     ("finalize", "update"): finalize,
+    ("scale", "get"): get_scale,
     ("scale", "update"): update_scale,
     ("scale", "patch"): update_scale,
 }

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from arktos_ray.api import codec, errors, schemas, selectors
+from arktos_ray.api import codec, errors, selectors
 from arktos_ray.api import patch as patches
 from arktos_ray.api.calls import Call, Reply
 from arktos_ray.api.scheme import Resource
@@ -16,6 +16,8 @@ from arktos_ray.apiserver.partition import (
     Partition,
     conflict,
     is_dry_run,
+    key_of,
+    not_found,
     reply_with,
 )
 from arktos_ray.apiserver.verbs import patch as patching
@@ -41,6 +43,13 @@ def scale_of(resource: Resource, obj: Object) -> Object:
     }
 
 
+def get_scale(partition: Partition, call: Call, resource: Resource) -> Reply:
+    record = partition.store.get(resource.gvr, key_of(call).path())
+    if record is None:
+        raise not_found(resource, call.name)
+    return reply_with(200, scale_of(resource, record.decode()))
+
+
 def update_scale(partition: Partition, call: Call, resource: Resource) -> Reply:
     record = partition.latest(resource, call)
     old = record.decode()
@@ -56,7 +65,6 @@ def update_scale(partition: Partition, call: Call, resource: Resource) -> Reply:
             raise errors.UnsupportedMediaType(f"a scale cannot be patched with {form}")
     else:
         wanted = codec.decode(call.body, call.content_type, _SCHEMA).obj
-    schemas.message(_SCHEMA)
     revision = (wanted.get("metadata") or {}).get("resourceVersion")
     if revision and revision != old["metadata"]["resourceVersion"]:
         raise conflict(resource, call.name, MODIFIED)

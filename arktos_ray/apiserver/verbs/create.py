@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from arktos_ray.api import apply, errors, kinds, names, schemas
+from arktos_ray.api import errors, kinds, names
 from arktos_ray.api.calls import Call, Reply
 from arktos_ray.api.scheme import Resource
 from arktos_ray.apiserver import admission
@@ -20,8 +20,8 @@ from arktos_ray.apiserver.partition import (
     check_valid,
     is_dry_run,
     key_in,
-    manager_of,
     reply_with,
+    track,
 )
 
 # Names that a client leaves to us: prefix + 5 characters, in all at most 63.
@@ -35,10 +35,7 @@ def create(partition: Partition, call: Call, resource: Resource) -> Reply:
     complete_metadata(partition, call, resource, obj)
     warnings += prepare(partition, call, resource, obj)
     if not call.user.trusted:
-        obj["metadata"]["managedFields"] = apply.track(
-            None, obj, manager_of(call), "Update", resource.api_version,
-            obj["metadata"]["creationTimestamp"], "", schemas.message(resource.schema),
-        )  # fmt: skip
+        track(partition, call, resource, None, obj)
     return store_new(partition, resource, obj, dry_run, warnings)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from arktos_ray.api.calls import Call, Reply
 from arktos_ray.api.scheme import Resource
 from arktos_ray.apiserver.partition import Partition, key_of, not_found, reply_with
-from arktos_ray.apiserver.subresources import scale
 from arktos_ray.apiserver.verbs.list import metadata_only, rendered_table
 
 
@@ -13,8 +12,6 @@ def get(partition: Partition, call: Call, resource: Resource) -> Reply:
     record = partition.store.get(resource.gvr, key_of(call).path())
     if record is None:
         raise not_found(resource, call.name)
-    if call.subresource == "scale":
-        return reply_with(200, scale.scale_of(resource, record.decode()))
     if call.accept == "Table":
         return Reply(200, rendered_table(partition, call, resource, [record], {}))
     if call.accept == "PartialObjectMetadata":

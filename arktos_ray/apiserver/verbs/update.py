@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from arktos_ray.api import apply, errors, kinds, schemas
+from arktos_ray.api import errors, kinds
 from arktos_ray.api.calls import Call, Reply
 from arktos_ray.api.scheme import Resource
 from arktos_ray.apiserver import admission
@@ -18,8 +18,8 @@ from arktos_ray.apiserver.partition import (
     conflict,
     is_dry_run,
     key_of,
-    manager_of,
     reply_with,
+    track,
 )
 from arktos_ray.store.records import Record
 
@@ -50,10 +50,7 @@ def replace(
         causes = kinds.validate_meta(new, resource) + rules.validate_update(new, old, subresource)
         check_valid(resource, call.name, causes)
         if not applied and not _same(new, old):
-            new["metadata"]["managedFields"] = apply.track(
-                old, new, manager_of(call), "Update", resource.api_version, partition.now(),
-                subresource, schemas.message(resource.schema),
-            )  # fmt: skip
+            track(partition, call, resource, old, new)
     if _same(new, old):
         return reply_with(200, record, warnings)
     key = key_of(call)
