@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -14,7 +15,5 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     # Loaded when used: importing the package costs nothing.
     if name in ("connect", "aconnect"):
-        from arktos_ray import connection
-
-        return getattr(connection, name)
+        return getattr(importlib.import_module("arktos_ray.connection"), name)
     raise AttributeError(name)
