@@ -518,13 +518,10 @@ def _quota(obj: Object, now: float) -> Cells:
 
 
 def _event(obj: Object, now: float) -> Cells:
-    subject = obj.get("involvedObject") or obj.get("regarding") or {}
-    source = obj.get("source") or obj.get("deprecatedSource") or {}
-    first_time = obj.get("firstTimestamp") or obj.get("deprecatedFirstTimestamp")
-    last_time = obj.get("lastTimestamp") or obj.get("deprecatedLastTimestamp")
-    first = _since(first_time or obj.get("eventTime"), now)
-    last = _since(last_time, now) if last_time else first
-    count = obj.get("count") or obj.get("deprecatedCount") or 1
+    subject, source = obj.get("involvedObject") or {}, obj.get("source") or {}
+    first = _since(obj.get("firstTimestamp") or obj.get("eventTime"), now)
+    last = _since(obj["lastTimestamp"], now) if obj.get("lastTimestamp") else first
+    count = obj.get("count") or 1
     series = obj.get("series")
     if series:
         last, count = _since(series.get("lastObservedTime"), now), series.get("count") or 0
@@ -537,10 +534,8 @@ def _event(obj: Object, now: float) -> Cells:
         obj.get("reason") or "",
         f"{kind}/{name}" if name else kind,
         subject.get("fieldPath") or "",
-        ", ".join(
-            one for one in (component or obj.get("reportingController") or "", host or "") if one
-        ),
-        (obj.get("message") or obj.get("note") or "").strip(),
+        ", ".join(one for one in (component, host) if one),
+        (obj.get("message") or "").strip(),
         first,
         count,
         obj["metadata"].get("name", ""),
@@ -587,10 +582,6 @@ def _define(*specs: str) -> list[dict[str, Any]]:
     return out
 
 
-_EVENT_COLUMNS = _define(
-    "Last Seen", "Type", "Reason", "Object", "+Subobject", "+Source", "Message", "+First Seen",
-    "+Count", "+Name",
-)  # fmt: skip
 _GENERIC_COLUMNS = _define("Name", "Created At:date")
 _COLUMNS: dict[str, list[dict[str, Any]]] = {
     "tenants": _define("Name", "StorageId", "Status", "Age"),
@@ -610,8 +601,10 @@ _COLUMNS: dict[str, list[dict[str, Any]]] = {
     "configmaps": _define("Name", "Data", "Age"),
     "secrets": _define("Name", "Type", "Data", "Age"),
     "serviceaccounts": _define("Name", "Age"),
-    "events": _EVENT_COLUMNS,
-    "events.events.k8s.io": _EVENT_COLUMNS,
+    "events": _define(
+        "Last Seen", "Type", "Reason", "Object", "+Subobject", "+Source", "Message", "+First Seen",
+        "+Count", "+Name",
+    ),
     "podtemplates": _define("Name", "Containers", "Images", "Pod Labels"),
     "resourcequotas": _define("Name", "Request", "Limit", "Age"),
     "deployments.apps": _define(
@@ -638,7 +631,6 @@ _ROWS: dict[str, Callable[[Object, float], Cells]] = {
     "secrets": _secret,
     "serviceaccounts": _named,
     "events": _event,
-    "events.events.k8s.io": _event,
     "podtemplates": _pod_template,
     "resourcequotas": _quota,
     "deployments.apps": _deployment,

@@ -8,7 +8,7 @@ from arktos_ray.api.kinds.generic import Rules
 from arktos_ray.api.kinds.limits import LimitRangeRules, ResourceQuotaRules
 from arktos_ray.api.kinds.nodes import NodeRules
 from arktos_ray.api.kinds.pods import PodRules, PodTemplateRules
-from arktos_ray.api.kinds.records import EventRules, LeaseRules, NewEventRules
+from arktos_ray.api.kinds.records import EventRules, LeaseRules
 from arktos_ray.api.kinds.services import EndpointSliceRules, EndpointsRules, ServiceRules
 from arktos_ray.api.kinds.spaces import NamespaceRules, TenantRules
 from arktos_ray.api.kinds.workloads import (
@@ -35,7 +35,6 @@ _CLASSES: dict[str, type[Rules]] = {
     "controllerrevisions.apps": ControllerRevisionRules,
     "leases.coordination.k8s.io": LeaseRules,
     "endpointslices.discovery.k8s.io": EndpointSliceRules,
-    "events.events.k8s.io": NewEventRules,
 }
 
 _RULES: dict[str, Rules] = {

@@ -1,0 +1,139 @@
+"""Tolerations, accounts, priorities, namespaces: what admission adds to objects and refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from arktos_ray.api import errors
+from arktos_ray.apiserver.admission import namespace, priority, service_account, tolerations
+
+Object = dict[str, Any]
+
+
+def pod(**spec: Any) -> Object:
+    return {"metadata": {"name": "web"}, "spec": spec}
+
+
+def tolerated(*given: Object) -> list[tuple[str | None, int | None]]:
+    obj = pod(tolerations=list(given))
+    tolerations.apply(obj)
+    return [(t.get("key"), t.get("tolerationSeconds")) for t in obj["spec"]["tolerations"]]
+
+
+def test_a_pod_outlives_its_node_by_five_minutes() -> None:
+    assert tolerated() == [
+        ("node.kubernetes.io/not-ready", 300),
+        ("node.kubernetes.io/unreachable", 300),
+    ]
+
+
+def test_a_pod_that_says_how_long_is_left_alone() -> None:
+    own = {"key": "node.kubernetes.io/not-ready", "effect": "NoExecute", "tolerationSeconds": 5}
+    assert tolerated(own) == [
+        ("node.kubernetes.io/not-ready", 5),
+        ("node.kubernetes.io/unreachable", 300),
+    ]
+    assert tolerated({"operator": "Exists"}) == [(None, None)]
+    other = {"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}
+    assert len(tolerated(other)) == 3
+
+
+def test_a_pod_acts_as_somebody() -> None:
+    obj = pod()
+    service_account.apply(obj)
+    assert obj["spec"] == {"serviceAccountName": "default", "serviceAccount": "default"}
+    obj = pod(serviceAccountName="robot")
+    service_account.apply(obj)
+    assert obj["spec"]["serviceAccount"] == "robot"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("", 0), ("system-node-critical", 2000001000), ("system-cluster-critical", 2000000000)],
+)
+def test_a_class_becomes_a_number(name: str, value: int) -> None:
+    obj = pod(priorityClassName=name)
+    priority.apply(obj)
+    assert obj["spec"]["priority"] == value
+    assert obj["spec"]["preemptionPolicy"] == "PreemptLowerPriority"
+
+
+def test_a_class_of_our_own_and_the_global_default() -> None:
+    classes = {
+        "high": {"value": 100, "preemptionPolicy": "Never"},
+        "usual": {"value": 7, "globalDefault": True},
+    }
+    obj = pod(priorityClassName="high")
+    priority.apply(obj, classes)
+    assert (obj["spec"]["priority"], obj["spec"]["preemptionPolicy"]) == (100, "Never")
+    obj = pod()
+    priority.apply(obj, classes)
+    assert (obj["spec"]["priority"], obj["spec"]["priorityClassName"]) == (7, "usual")
+
+
+def test_an_unknown_class_is_refused_by_name() -> None:
+    with pytest.raises(errors.Forbidden) as refusal:
+        priority.apply(pod(priorityClassName="gold"))
+    assert refusal.value.message == (
+        'pods "web" is forbidden: no PriorityClass with name gold was found'
+    )
+
+
+def test_nobody_gives_themselves_a_number() -> None:
+    with pytest.raises(errors.Forbidden, match=r"integer value of priority \(5\) must not be"):
+        priority.apply(pod(priority=5))
+    priority.apply(pod(priority=0))
+
+
+ACTIVE: Object = {"metadata": {"name": "x"}, "status": {"phase": "Active"}}
+ENDING: Object = {"metadata": {"name": "x"}, "status": {"phase": "Terminating"}}
+
+
+def test_nothing_is_made_in_a_missing_place() -> None:
+    with pytest.raises(errors.NotFound) as refusal:
+        namespace.check_tenant("acme", None)
+    assert refusal.value.message == 'tenants "acme" not found'
+    with pytest.raises(errors.NotFound) as refusal:
+        namespace.check_namespace("acme", "dev", None)
+    assert refusal.value.message == 'namespaces "dev" not found'
+    namespace.check_tenant("acme", ACTIVE)
+    namespace.check_namespace("acme", "dev", ACTIVE)
+    namespace.check_tenant("system", None)  # exists before anything else does
+
+
+def test_nothing_is_made_in_a_place_that_ends() -> None:
+    with pytest.raises(errors.Forbidden) as refusal:
+        namespace.check_tenant("acme", ENDING)
+    assert refusal.value.message == (
+        "unable to create new content in tenant acme because it is being terminated"
+    )
+    with pytest.raises(errors.Forbidden) as refusal:
+        namespace.check_namespace("acme", "dev", ENDING, 'pods "web"')
+    assert refusal.value.message == (
+        'pods "web" is forbidden: unable to create new content in namespace acme/dev because it is '
+        "being terminated"
+    )
+    assert refusal.value.details is not None
+    assert refusal.value.details["causes"][0]["reason"] == "NamespaceTerminating"
+
+
+@pytest.mark.parametrize("name", ["default", "kube-system", "kube-public"])
+def test_some_namespaces_live_as_long_as_their_tenant(name: str) -> None:
+    with pytest.raises(errors.Forbidden) as refusal:
+        namespace.check_delete("acme", name, tenant_terminating=False)
+    assert refusal.value.message == (
+        f'namespaces "acme/{name}" is forbidden: this namespace may not be deleted'
+    )
+    namespace.check_delete("acme", name, tenant_terminating=True)
+    namespace.check_delete("acme", "dev", tenant_terminating=False)
+
+
+def test_the_system_tenant_stays() -> None:
+    with pytest.raises(errors.Forbidden) as refusal:
+        namespace.check_delete_tenant("system")
+    assert refusal.value.message == (
+        'tenants "system" is forbidden: this tenant may not be deleted'
+    )  # fmt: skip
+    namespace.check_delete_tenant("acme")
