@@ -210,8 +210,11 @@ class NodeAgent:
 
     async def _logs(self, payload: Mapping[str, Any]) -> AsyncIterator[bytes]:
         ref, pod = self._find(payload)
-        names = [c["name"] for c in pod["spec"]["containers"]]
+        spec = pod["spec"]
+        names = [c["name"] for c in [*spec["containers"], *spec.get("initContainers", ())]]
         container = payload.get("container") or names[0]
+        if container not in names:
+            raise errors.BadRequest(f"container {container} is not valid for pod {ref.name}")
         since = float(payload.get("sinceTime") or 0.0)
         if payload.get("sinceSeconds"):
             since = self._clock.now() - float(payload["sinceSeconds"])
@@ -223,8 +226,15 @@ class NodeAgent:
             follow=bool(payload.get("follow")),
             limit_bytes=payload.get("limitBytes"),
         )
-        async for chunk in self._runtime.read_logs(ref, container, options):
-            yield chunk
+        try:
+            async for chunk in self._runtime.read_logs(ref, container, options):
+                yield chunk
+        except errors.NotFound as failure:
+            if options.previous:
+                text = f'previous terminated container "{container}" in pod "{ref.name}" not found'
+            else:
+                text = f'container "{container}" in pod "{ref.name}" is waiting to start'
+            raise errors.BadRequest(text) from failure
 
     def _find(self, payload: Mapping[str, Any]) -> tuple[PodRef, dict[str, Any]]:
         for uid, (_, pod) in self._homes.items():

@@ -116,9 +116,11 @@ _RETRIABLE: Final = frozenset({429, 500, 503, 504, 507})
 
 
 def fleet(prefix: str, count: int, partitions: Sequence[str]) -> list[tuple[str, str]]:
-    """`count` node names with their resource partitions, taken in turn."""
-    width = len(str(max(count - 1, 0)))
-    return [(f"{prefix}-{i:0{width}d}", partitions[i % len(partitions)]) for i in range(count)]
+    """`count` node names with their resource partitions, taken in turn.
+
+    A larger fleet has the nodes of a smaller one and more, so no padding with zeros.
+    """
+    return [(f"{prefix}-{i}", partitions[i % len(partitions)]) for i in range(count)]
 
 
 class _Shape:
