@@ -35,8 +35,9 @@ _READS, _WRITES = "reads", "writes"
 class _Lane:
     """Calls on their way to one partition: those of one loop iteration go as one batch.
 
-    Once a few batches are in flight the rest gathers until one returns. Measured over TLS with 64
-    connections (batches of 1 loop iteration: mean 20): no window of time was better than none.
+    Once a few batches are in flight the rest gathers until one returns. Measured over TLS, 64
+    connections, against a partition that takes 1 ms and 30 us a call: at most 1 batch in flight
+    6.6K requests/s, 2 10.1K, 4 9.5K, no limit 8.9K; CPU a request is lowest at 4 (77 us).
     """
 
     def __init__(self, upstream: Upstream, partition: str, tasks: Tasks, limits: Limits) -> None:

@@ -97,9 +97,7 @@ class FakePartition:
     @staticmethod
     def _in(call: Call, key: tuple[str, str, str, str]) -> bool:
         return (
-            key[0] == call.gvr
-            and call.tenant in (key[1], "all")
-            and call.namespace in (key[2], "")
+            key[0] == call.gvr and call.tenant in (key[1], "all") and call.namespace in (key[2], "")
         )
 
     async def watch(self, call: Call) -> AsyncIterator[list[WatchEvent]]:
@@ -208,16 +206,26 @@ class FakeDocuments:
 KEY = b"k" * 32
 
 
+async def _status() -> dict[str, Any]:
+    return {"partitions": 4}
+
+
 def ingress(
     upstream: FakeUpstream, *, tokens: dict[str, Any] | None = None, insecure: bool = False,
     limits: Limits | None = None,
 ) -> Ingress:  # fmt: skip
     documents = FakeDocuments()
     return Ingress(
-        upstream, Authenticator(upstream.tenant_uid, tokens=tokens, key=KEY), SystemClock(),
-        Ids(1), documents, documents, limits=limits, insecure=insecure,
-        status_of_cluster=lambda: {"partitions": 4},
-    )  # fmt: skip
+        upstream,
+        Authenticator(upstream.tenant_uid, tokens=tokens, key=KEY),
+        SystemClock(),
+        Ids(1),
+        documents,
+        documents,
+        limits=limits,
+        insecure=insecure,
+        status_of_cluster=_status,
+    )
 
 
 def certificates(folder: Path) -> dict[str, tuple[str, str]]:
@@ -251,22 +259,27 @@ def certificates(folder: Path) -> dict[str, tuple[str, str]]:
         Path(paths[0]).write_bytes(cert.public_bytes(serialization.Encoding.PEM))
         Path(paths[1]).write_bytes(
             key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
                 serialization.NoEncryption(),
             )
-        )  # fmt: skip
+        )
         made[name] = paths
 
     make("ca", ca_name, ca_key, ca=True)
     subjects = {
         "server": [(NameOID.COMMON_NAME, "localhost")],
-        "admin": [(NameOID.COMMON_NAME, "system:admin"), (NameOID.ORGANIZATION_NAME, "system:masters")],
+        "admin": [
+            (NameOID.COMMON_NAME, "system:admin"),
+            (NameOID.ORGANIZATION_NAME, "system:masters"),
+        ],
         "bob": [
-            (NameOID.COMMON_NAME, "bob"), (NameOID.ORGANIZATION_NAME, "tenant:acme"),
+            (NameOID.COMMON_NAME, "bob"),
+            (NameOID.ORGANIZATION_NAME, "tenant:acme"),
             (NameOID.ORGANIZATIONAL_UNIT_NAME, "acme-group"),
         ],
         "nobody": [(NameOID.COMMON_NAME, "nobody")],
-    }  # fmt: skip
+    }
     for name, attributes in subjects.items():
         subject = x509.Name([x509.NameAttribute(oid, value) for oid, value in attributes])
         make(name, subject, ec.generate_private_key(ec.SECP256R1()))
