@@ -1,0 +1,1 @@
+"""What belongs to something that is gone, goes too."""

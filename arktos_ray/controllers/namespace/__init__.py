@@ -1,0 +1,1 @@
+"""Empties a namespace that is being deleted."""

@@ -1,0 +1,1 @@
+"""Furnishes a new tenant, and empties one that is being deleted."""
