@@ -413,7 +413,8 @@ def _endpoints(obj: Object, now: float) -> Cells:
                 if len(shown) < _SHOWN_MAX:
                     ip = address.get("ip", "")
                     if port is not None:
-                        ip = f"[{ip}]:{port['port']}" if ":" in ip else f"{ip}:{port['port']}"
+                        number = port.get("port") or 0
+                        ip = f"[{ip}]:{number}" if ":" in ip else f"{ip}:{number}"
                     shown.append(ip)
     text = _some(shown, count) if obj.get("subsets") else NONE
     return [obj["metadata"].get("name", ""), text, _age(obj, now)]

@@ -187,7 +187,7 @@ def _resized(old: Object, wanted: Object) -> Object:
     for key in ("containers", "initContainers"):
         changes = {c.get("name"): c for c in wanted.get(key) or ()}
         if spec.get(key):
-            spec[key] = [_resize_one(c, changes.get(c["name"])) for c in spec[key]]
+            spec[key] = [_resize_one(c, changes.get(c.get("name"))) for c in spec[key]]
     vm = spec.get("virtualMachine")
     if vm is not None:
         spec["virtualMachine"] = _resize_one(vm, wanted.get("virtualMachine"))
@@ -229,10 +229,12 @@ def _check_change(spec: Object, was: Object, out: list[Cause]) -> None:
     if grace is not None and grace < 0 and spec.get("terminationGracePeriodSeconds") == 1:
         same["terminationGracePeriodSeconds"] = grace
     if was.get("schedulingGates"):
-        known = [gate["name"] for gate in was["schedulingGates"]]
+        known = [gate.get("name") for gate in was["schedulingGates"]]
         for i, gate in enumerate(spec.get("schedulingGates") or ()):
-            if gate["name"] not in known:
-                why = f"only deletion is allowed, but found new scheduling gate '{gate['name']}'"
+            if gate.get("name") not in known:
+                why = (
+                    f"only deletion is allowed, but found new scheduling gate '{gate.get('name')}'"
+                )
                 out.append(forbidden(f"spec.schedulingGates[{i}]", why))
         _put(same, was, "schedulingGates")
         _check_gated(spec, was, same, out)
@@ -291,7 +293,7 @@ def _check_ephemeral(spec: Object, was: Object, out: list[Cause]) -> None:
     new = {c.get("name"): c for c in spec.get("ephemeralContainers") or ()}
     at = "spec.ephemeralContainers"
     for before in was.get("ephemeralContainers") or ():
-        name = before["name"]
+        name = before.get("name")
         if name not in new:
             why = f'existing ephemeral containers "{name}" may not be removed'
             out.append(forbidden(at, why + "\n"))

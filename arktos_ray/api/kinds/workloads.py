@@ -78,10 +78,11 @@ class _Replicated(Rules):
         for key in _COUNTS:
             if (status.get(key) or 0) > total:
                 why = "cannot be greater than status.replicas"
-                out.append(bad(f"status.{key}", status[key], why))
+                out.append(bad(f"status.{key}", status.get(key) or 0, why))
         if (status.get("availableReplicas") or 0) > (status.get("readyReplicas") or 0):
             why = "cannot be greater than readyReplicas"
-            out.append(bad("status.availableReplicas", status["availableReplicas"], why))
+            available = status.get("availableReplicas") or 0
+            out.append(bad("status.availableReplicas", available, why))
 
 
 _COUNTS = ("fullyLabeledReplicas", "updatedReplicas", "readyReplicas", "availableReplicas")
