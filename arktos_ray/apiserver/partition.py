@@ -5,7 +5,7 @@ Not a framework: a handful of things that more than one verb needs. The verbs ho
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -21,6 +21,8 @@ from arktos_ray.store.records import Record
 from arktos_ray.store.store import Store
 
 Object = dict[str, Any]
+# Namespaces and tenants kept decoded, 2 KB each.
+_DECODED_MAX = 10_000
 
 
 @dataclass(slots=True)
@@ -31,11 +33,16 @@ class Partition:
     clock: Clock
     ids: Ids
     service_ips: ServiceIPs
-    # The first tenant partition keeps the system Tenant object; it exists everywhere.
-    is_first: bool = True
+    _decoded: dict[tuple[str, str], tuple[Record, Object]] = field(default_factory=dict)
+    _second: int = -1
+    _now: str = ""
 
     def now(self) -> str:
-        return rfc3339(self.clock.now())
+        """The whole second, as objects have it."""
+        second = int(self.clock.now())
+        if second != self._second:
+            self._second, self._now = second, rfc3339(second)
+        return self._now
 
     # Finding things
 
@@ -47,12 +54,22 @@ class Partition:
         return record
 
     def namespace(self, tenant: str, name: str) -> Object | None:
-        record = self.store.latest("namespaces", Key(tenant, "", name).path())
-        return None if record is None else record.decode()
+        return self._looked_up("namespaces", f"{tenant}//{name}")
 
     def tenant(self, name: str) -> Object | None:
-        record = self.store.latest("tenants", Key("", "", name).path())
-        return None if record is None else record.decode()
+        return self._looked_up("tenants", f"//{name}")
+
+    def _looked_up(self, gvr: str, path: str) -> Object | None:
+        """For reading only: asked for at every create, so decoded once a revision."""
+        record = self.store.latest(gvr, path)
+        if record is None:
+            return None
+        seen = self._decoded.get((gvr, path))
+        if seen is None or seen[0] is not record:
+            if len(self._decoded) >= _DECODED_MAX:
+                self._decoded.clear()
+            seen = self._decoded[gvr, path] = (record, record.decode())
+        return seen[1]
 
     # Writing
 

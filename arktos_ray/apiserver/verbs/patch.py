@@ -42,7 +42,7 @@ def patch(partition: Partition, call: Call, resource: Resource) -> Reply:
         return _apply(partition, call, resource, dry_run)
     record = partition.latest(resource, call)
     old = record.decode()
-    new = _patched(form, old, call.body, resource)
+    new = _patched(form, record.decode(), call.body, resource)
     warnings: tuple[str, ...] = ()
     if not call.user.trusted:
         decoded = codec.validate(new, resource, call.options.get("fieldValidation", "Warn"))
@@ -50,7 +50,7 @@ def patch(partition: Partition, call: Call, resource: Resource) -> Reply:
     return replace(partition, call, resource, record, old, new, dry_run, warnings)
 
 
-def _patched(form: str, old: dict[str, Any], body: bytes, resource: Resource) -> dict[str, Any]:
+def _patched(form: str, doc: dict[str, Any], body: bytes, resource: Resource) -> dict[str, Any]:
     try:
         change = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -58,12 +58,12 @@ def _patched(form: str, old: dict[str, Any], body: bytes, resource: Resource) ->
     if form == JSON_PATCH:
         if not isinstance(change, list):
             raise errors.BadRequest("a JSON patch is a list of operations")
-        return patches.json_patch(old, change)
+        return patches.json_patch(doc, change)
     if not isinstance(change, dict):
         raise errors.BadRequest("a merge patch is an object")
     if form == MERGE_PATCH:
-        return patches.merge_patch(old, change)
-    return patches.strategic_merge(old, change, schemas.message(resource.schema))
+        return patches.merge_into(doc, change)
+    return patches.strategic_merge(doc, change, schemas.message(resource.schema))
 
 
 def _apply(partition: Partition, call: Call, resource: Resource, dry_run: bool) -> Reply:
