@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from arktos_ray.api import kinds, scheme, schemas, tables
+from arktos_ray.api import kinds, schemas, scheme, tables
 
 Object = dict[str, Any]
 
