@@ -61,6 +61,8 @@ def message(name: str) -> Message:
     kubernetes, arktos, descriptions = _data()
     raw = kubernetes.get(name) or arktos["messages"][name]
     texts = descriptions.get(name, {})
+    if "kind" in raw:
+        texts = {**descriptions["*"], **texts}
     rows = [*raw["fields"], *arktos["fields"].get(name, ())]
     rows.sort(key=lambda row: row[0])
     return Message(
@@ -130,14 +132,16 @@ def _field(row: list[Any], description: str, *, inline: bool = False) -> Field:
 
 @cache
 def _data() -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """The three files. Descriptions name messages without `k8s.io.` and `apimachinery.pkg.apis`."""
+    """The three files. Descriptions leave out `k8s.io.api.`, and `*` is every object by itself."""
     kubernetes, arktos, texts = (
         orjson.loads((_FOLDER / file).read_bytes())
         for file in ("kubernetes.json", "arktos.json", "descriptions.json")
     )
     descriptions = {}
     for short, fields in texts.items():
-        if short.startswith("meta."):
+        if short == "*":
+            descriptions[short] = fields
+        elif short.startswith("meta."):
             descriptions["k8s.io.apimachinery.pkg.apis." + short] = fields
         elif short.startswith("arktos."):
             descriptions[short] = fields

@@ -60,3 +60,19 @@ def test_kinds_are_found_by_their_names() -> None:
     assert schemas.of_kind("apps/v1", "Deployment") == "k8s.io.api.apps.v1.Deployment"
     assert schemas.of_kind("v1", "Deployment") is None
     assert str(schemas.of_kind("apps/v1", "DeleteOptions")).endswith(".DeleteOptions")
+
+
+def test_descriptions_are_about_something_that_exists() -> None:
+    _, _, descriptions = schemas._data()
+    for name, texts in descriptions.items():
+        if name != "*":
+            fields = schemas.message(name).fields
+            assert texts.keys() <= {"", *fields}, name
+
+
+@pytest.mark.parametrize("resource", scheme.RESOURCES, ids=lambda r: r.gvr)
+def test_every_resource_is_described(resource: scheme.Resource) -> None:
+    message = schemas.message(resource.schema)
+
+    assert message.description
+    assert message.fields["metadata"].description
