@@ -133,6 +133,12 @@ def static_mask(rules: NodeRules, nodes: NodeTable) -> Mask:
     return known
 
 
+def allows(rules: NodeRules, nodes: NodeTable, name: str) -> bool:
+    """Whether one node is there and passes every rule about the node alone."""
+    row = nodes.row_of.get(name)
+    return row is not None and bool(static_mask(rules, nodes)[row])
+
+
 def untolerated(rules: NodeRules, taint_set: Iterable[Taint]) -> Taint | None:
     """The first taint that keeps the pod away."""
     for taint in taint_set:

@@ -156,6 +156,18 @@ class Ledger:
         entry = self._entries.get(uid)
         return entry.claim if entry is not None and entry.deadline else None
 
+    def renew(self, source: str, now: float) -> list[Claim]:
+        """The unconfirmed claims of one TenantPartition, each with its whole time ahead of it."""
+        entries = [self._entries[uid] for uid in self._unconfirmed]
+        mine = [entry for entry in entries if entry.claim.source == source]
+        for entry in mine:
+            self._await_confirmation(entry, now)
+        return [entry.claim for entry in mine]
+
+    def is_overdue(self, uid: str, now: float) -> bool:
+        entry = self._entries.get(uid)
+        return entry is not None and 0.0 < entry.deadline <= now
+
     def expire(self, now: float) -> list[Claim]:
         """Reservations that were not confirmed in time, still held: ask, then release."""
         overdue = []

@@ -36,6 +36,9 @@ from arktos_ray.controllers.scheduling.reports import (
     binding,
     condition_of,
 )
+from arktos_ray.placement import filters
+from arktos_ray.placement.assign import OTHERS_ANTI_AFFINITY
+from arktos_ray.placement.explain import POD_REASONS
 from arktos_ray.placement.pairs import Pairs
 from arktos_ray.placement.signature import PodRequest, Signature, Signatures
 from arktos_ray.placement.solve import solve
@@ -46,15 +49,15 @@ log = logging.getLogger(__name__)
 DEFAULT_SCHEDULER = "default-scheduler"
 # Batches of binds under way. More would only queue up in the partition, which has one writer.
 BINDS_IN_FLIGHT_MAX = 4
-# A bind that was not sent this soon after its reservation is not sent: the ledger may give the
-# room away (ledger.UNCONFIRMED_S) while it is on its way.
-RESERVATION_TRUST_S = 20.0
+# A bind that was not sent this soon after its reservation was asked for is not sent. Less than the
+# 3 s in which a ResourcePartition restarts (design.md D11), for the new ledger does not know of it;
+# and far less than the time after which a ledger gives up on it (ledger.UNCONFIRMED_S).
+GRANT_TRUST_S = 2.0
 # How long the first batch waits for nodes: what is not there by then does without.
 START_WAIT_S = 5.0
 LIVE_PODS = "status.phase!=Succeeded,status.phase!=Failed"
 NO_SCHEDULE = "NoSchedule"
-
-Granted = list[tuple[PodRequest, str]]  # (pod, node)
+HELD_OFF = POD_REASONS[OTHERS_ANTI_AFFINITY]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,17 @@ class Home:
 
     client: Client
     peer: Peer
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Grant:
+    """A pod, and the node that it was placed on, from the plan until the bind."""
+
+    pod: PodRequest
+    node: str
+    home: str
+    breaks: int  # of the connection to the home, when it was asked
+    asked_at: float
 
 
 @dataclass(slots=True)
@@ -106,6 +120,8 @@ class Scheduling:
         self._source = source
         self._name = name
         self._homes: dict[str, Home] = {}
+        self._recovering: set[str] = set()
+        self._breaks: dict[str, int] = {}  # how often the connection to each home broke
         self._nodes = NodeTable()
         self._pairs = Pairs()
         self._queue = Queue()
@@ -151,6 +167,7 @@ class Scheduling:
         if name in self._homes:
             return
         self._homes[name] = home
+        self._breaks[name] = 0
         self._nodes.set_lost(name, True)
         nodes = _NodeFeed(name, home, self)
         self._node_feeds.append(nodes)
@@ -168,13 +185,18 @@ class Scheduling:
         self._tasks.start(self._wait_for_homes(), "scheduling: start")
         await self._may_start.wait()
         while True:
+            # A place for its binds first, so that what is granted is sent at once.
+            await self._binds.acquire()
             batch = self._queue.take(self._clock.monotonic())
-            if batch:
-                await self._schedule(batch)
+            granted = await self._schedule(batch) if batch else []
+            if granted:
+                self._tasks.start(self._bind(granted), "scheduling: bind")
                 continue
-            self._set_alarm()
-            self._wake.clear()
-            await self._wake.wait()
+            self._binds.release()
+            if not batch:
+                self._set_alarm()
+                self._wake.clear()
+                await self._wake.wait()
 
     async def _ring_start(self) -> None:
         await self._clock.sleep(START_WAIT_S)
@@ -184,15 +206,19 @@ class Scheduling:
         for nodes in list(self._node_feeds):
             await nodes.feed.synced()
             await nodes.usage_known.wait()
+            self._recovering.add(nodes.name)
+            await self._recover(nodes.name)
         self._may_start.set()
 
-    async def _schedule(self, batch: Sequence[PodRequest]) -> None:
+    async def _schedule(self, batch: Sequence[PodRequest]) -> list[Grant]:
+        """One batch, as far as its reservations."""
         self.counters.batches += 1
         plan = solve(self._nodes, batch, self._pairs, rng=self._rng)
         now = self._clock.monotonic()
         for pod, why in plan.unplaced:
             pending = self._pending.get(pod.path)
-            if self._queue.failed(pod, now) and pending is not None:
+            sociable = not pod.signature.alone or HELD_OFF in why
+            if self._queue.failed(pod, now, sociable=sociable) and pending is not None:
                 reason, message = pending.condition
                 said = message if reason == UNSCHEDULABLE else ""
                 self._reports.unschedulable(pod, pending.revision, why, said)
@@ -200,48 +226,46 @@ class Scheduling:
         if not plan.placed:
             # Lets feeds run between batches of pods that fit nowhere.
             await self._clock.sleep(0)
-            return
-        by_home: dict[str, Granted] = {}
+            return []
+        by_home: dict[str, list[Grant]] = {}
         for pod, node in plan.placed:
-            by_home.setdefault(self._nodes.home_of(node), []).append((pod, node))
-        granted: Granted = []
-        for part in await asyncio.gather(
+            home = self._nodes.home_of(node)
+            grant = Grant(pod, node, home, self._breaks[home], now)
+            by_home.setdefault(home, []).append(grant)
+        answers = await asyncio.gather(
             *(self._reserve(home, claims) for home, claims in by_home.items())
-        ):
-            granted += part
-        if granted:
-            await self._binds.acquire()
-            self._tasks.start(self._bind(granted, now), "scheduling: bind")
+        )
+        return [grant for granted in answers for grant in granted]
 
-    async def _reserve(self, home: str, claims: Granted) -> Granted:
+    async def _reserve(self, home: str, claims: list[Grant]) -> list[Grant]:
         """Asks one ResourcePartition for all that was placed with it; what it granted."""
         try:
             whys, held, rows = await self._homes[home].peer.request(
                 "reserve", _reservation(self._source, claims)
             )
         except Failure as failure:
-            # It may have granted some. They are asked for again, or expire.
+            # It may have granted some.
             log.info("no reservations from %s: %s", home, failure.message)
             now = self._clock.monotonic()
-            for pod, _ in claims:
-                self._queue.delay(pod, now)
+            for grant in claims:
+                self._queue.delay(grant.pod, now)
+            self._recover_soon(home)
             return []
         self._apply_usage(rows, force=False)
-        granted: Granted = []
+        granted: list[Grant] = []
         unwanted: list[str] = []
         now = self._clock.monotonic()
-        for (pod, node), why in zip(claims, whys, strict=True):
+        for grant, why in zip(claims, whys, strict=True):
+            pod = grant.pod
             pending = self._pending.get(pod.path)
             if pending is None or pending.request.uid != pod.uid:
                 unwanted.append(pod.uid)  # It went, or was bound by another, while we asked.
             elif not why:
-                self._assumed[pod.uid] = node
-                self._pairs.place(pod, node)
-                granted.append((pod, node))
+                self._assume(grant)
+                granted.append(grant)
             elif pod.uid in held:
-                # From a life before this one, or from an answer that was lost.
-                unwanted.append(pod.uid)
                 self._queue.delay(pod, now)
+                self._recover_soon(home)
             else:
                 self.counters.refused += 1
                 self._queue.refused(pod, now)
@@ -249,57 +273,113 @@ class Scheduling:
             self._tasks.start(self._release({home: unwanted}), "scheduling: release")
         return granted
 
-    async def _bind(self, granted: Granted, reserved_at: float) -> None:
+    # What was reserved, and nobody here knows of: by a life before this one, or by a request whose
+    # answer was lost. It is bound as it was reserved; giving it back could cross a bind that is
+    # still under way.
+
+    def _recover_soon(self, home: str) -> None:
+        if home not in self._recovering:
+            self._recovering.add(home)
+            self._tasks.start(self._recover(home), "scheduling: recover")
+
+    async def _recover(self, home: str) -> None:
+        waits = retry.exponential(RETRY_FIRST_S, RETRY_LIMIT_S)
+        while True:
+            asked_at, breaks = self._clock.monotonic(), self._breaks[home]
+            try:
+                held = await self._homes[home].peer.request("held", {"source": self._source})
+                break
+            except Failure:
+                await self._clock.sleep(next(waits))
+        self._recovering.discard(home)
+        granted: list[Grant] = []
+        unwanted: list[str] = []
+        for uid, path, node in held:
+            pending = self._pending.get(path)
+            if pending is None or pending.request.uid != uid or uid in self._assumed:
+                continue  # Bound or gone, and the ledger will hear of it; or on its way.
+            if not filters.allows(pending.request.signature.node_rules, self._nodes, node):
+                unwanted.append(uid)
+                continue
+            request = self._queue.hold(path)
+            if request is not None:
+                grant = Grant(request, node, home, breaks, asked_at)
+                self._assume(grant)
+                granted.append(grant)
+        if unwanted:
+            await self._release({home: unwanted})
+        if granted:
+            log.info("%d reservations at %s are carried on with", len(granted), home)
+            await self._binds.acquire()
+            await self._bind(granted)
+
+    def _assume(self, grant: Grant) -> None:
+        self._assumed[grant.pod.uid] = grant.node
+        self._pairs.place(grant.pod, grant.node)
+
+    def _is_good(self, grant: Grant) -> bool:
+        """Whether its ledger still stands by it: a ledger that restarts knows only bound pods."""
+        age = self._clock.monotonic() - grant.asked_at
+        return grant.breaks == self._breaks[grant.home] and age <= GRANT_TRUST_S
+
+    async def _bind(self, grants: list[Grant]) -> None:
+        """Binds in one commit. Was given a place in `_binds`, and leaves it."""
         try:
-            if self._clock.monotonic() - reserved_at > RESERVATION_TRUST_S:
-                await self._take_back(granted)
-                return
+            granted = [grant for grant in grants if self._is_good(grant)]
+            if len(granted) < len(grants):
+                stale = [grant for grant in grants if not self._is_good(grant)]
+                self._tasks.start(self._take_back(stale), "scheduling: take back")
             # Now, because the watch may tell of the bind before its reply does.
-            revisions = [self._revision_of(pod) for pod, _ in granted]
+            revisions = [self._revision_of(grant.pod) for grant in granted]
             try:
                 replies = await self._tp.write(
-                    [binding(self._tp, pod, node) for pod, node in granted]
+                    [binding(self._tp, grant.pod, grant.node) for grant in granted]
                 )
             except Failure as failure:
                 log.info("binds without an answer: %s", failure.message)
                 await self._take_back(granted)
                 return
-            failed: Granted = []
-            for (pod, node), revision, reply in zip(granted, revisions, replies, strict=True):
+            failed: list[Grant] = []
+            for grant, revision, reply in zip(granted, revisions, replies, strict=True):
                 if reply.ok:
-                    self._bound(pod, node, revision)
+                    self._bound(grant, revision)
                 else:
-                    log.info("bind of %s failed: %s", pod.path, decode(reply.body).message)
-                    failed.append((pod, node))
+                    why = decode(reply.body).message
+                    log.info("bind of %s failed: %s", grant.pod.path, why)
+                    failed.append(grant)
             if failed:
                 await self._take_back(failed)
         finally:
             self._binds.release()
 
-    def _bound(self, pod: PodRequest, node: str, revision: str) -> None:
+    def _bound(self, grant: Grant, revision: str) -> None:
         self.counters.bound += 1
-        self._queue.remove(pod.path)
-        self._reports.scheduled(pod, node, revision)
+        self._queue.remove(grant.pod.path)
+        self._reports.scheduled(grant.pod, grant.node, revision)
 
     def _revision_of(self, pod: PodRequest) -> str:
         pending = self._pending.get(pod.path)
         return "" if pending is None else pending.revision
 
-    async def _take_back(self, granted: Granted) -> None:
+    async def _take_back(self, granted: list[Grant]) -> None:
         """Binds that failed, or of which nobody knows: learns what is so, then tries again."""
         self.counters.failed += len(granted)
         waits = retry.exponential(RETRY_FIRST_S, RETRY_LIMIT_S)
         while True:
             try:
                 replies = await self._tp.write(
-                    [self._tp.calling("get", "pods", Key.from_path(pod.path)) for pod, _ in granted]
+                    [
+                        self._tp.calling("get", "pods", Key.from_path(grant.pod.path))
+                        for grant in granted
+                    ]
                 )
                 break
             except Failure:
                 await self._clock.sleep(next(waits))
         by_home: dict[str, list[str]] = {}
         now = self._clock.monotonic()
-        for (pod, node), reply in zip(granted, replies, strict=True):
+        for grant, reply in zip(granted, replies, strict=True):
+            pod = grant.pod
             found = decoded(reply) if reply.ok else None
             if (
                 found is not None
@@ -307,13 +387,13 @@ class Scheduling:
                 and found["spec"].get("nodeName")
             ):
                 self._pod_seen(found)
-                if found["spec"]["nodeName"] == node:
-                    self._bound(pod, node, found["metadata"]["resourceVersion"])
+                if found["spec"]["nodeName"] == grant.node:
+                    self._bound(grant, found["metadata"]["resourceVersion"])
                     continue
             elif self._assumed.pop(pod.uid, None) is not None:
                 self._pairs.remove(pod.uid)
                 self._queue.delay(pod, now)
-            by_home.setdefault(self._nodes.home_of(node), []).append(pod.uid)
+            by_home.setdefault(grant.home, []).append(pod.uid)
         await self._release(by_home)
         self._something_changed()
 
@@ -349,7 +429,8 @@ class Scheduling:
     def _pods_listed(self, paths: set[str]) -> None:
         for path in [path for path in self._uids if path not in paths]:
             self._pod_gone(path)
-        self._something_changed()
+        if self._queue.pods_changed():
+            self._wake.set()
 
     def _pods_changed(self, events: list[WatchEvent]) -> None:
         # 20 us for a new pod, 12 for a change of a bound one; orjson.loads takes half.
@@ -360,8 +441,8 @@ class Scheduling:
                 moved |= self._pod_gone(event.path)
             elif event.type != BOOKMARK:
                 moved |= self._pod_seen(loads(event.body))
-        if moved:
-            self._something_changed()
+        if moved and self._queue.pods_changed():
+            self._wake.set()
 
     def _pod_gone(self, path: str) -> bool:
         """Whether a placed pod went."""
@@ -437,7 +518,8 @@ class Scheduling:
                 self._namespace_gone(Key.from_path(event.path))
             elif event.type != BOOKMARK:
                 self._namespace_seen(orjson.loads(event.body))
-        self._something_changed()
+        if any(event.type != BOOKMARK for event in events):
+            self._something_changed()
 
     def _namespace_gone(self, key: Key) -> None:
         self._spaces.discard(key)
@@ -458,7 +540,7 @@ class _NodeFeed:
     """The nodes of one ResourcePartition, and what is reserved on them."""
 
     def __init__(self, name: str, home: Home, owner: Scheduling) -> None:
-        self._name = name
+        self.name = name
         self._home = home
         self._owner = owner
         self._nodes = owner._nodes
@@ -482,23 +564,24 @@ class _NodeFeed:
                         is_snapshot = False
                         self.usage_known.set()
                         waits = retry.exponential(RETRY_FIRST_S, RETRY_LIMIT_S)
-                        if self._nodes.set_lost(self._name, False):
+                        if self._nodes.set_lost(self.name, False):
                             self._owner._something_changed()
             except Failure as failure:
-                log.info("usage of %s: %s", self._name, failure.message)
-            self._nodes.set_lost(self._name, True)
+                log.info("usage of %s: %s", self.name, failure.message)
+            self._nodes.set_lost(self.name, True)
+            self._owner._breaks[self.name] += 1
             await clock.sleep(next(waits))
 
     def _listed(self, paths: set[str]) -> None:
         names = {Key.from_path(path).name for path in paths}
-        for name in self._nodes.names_at(self._name):
+        for name in self._nodes.names_at(self.name):
             if name not in names:
                 self._nodes.remove_node(name)
 
     def _seen(self, node: Object) -> None:
-        view = node_view(node, self._name)
+        view = node_view(node, self.name)
         home = self._nodes.home_of(view.name)
-        if home and home != self._name:
+        if home and home != self.name:
             return  # Node names are unique over all partitions; the first that has one keeps it.
         if self._nodes.set_node(view):
             self._owner._something_changed()
@@ -507,22 +590,23 @@ class _NodeFeed:
         for event in events:
             if event.type == DELETED:
                 name = Key.from_path(event.path).name
-                if self._nodes.home_of(name) == self._name:
+                if self._nodes.home_of(name) == self.name:
                     self._nodes.remove_node(name)
             elif event.type != BOOKMARK:
                 self._seen(orjson.loads(event.body))
 
 
-def _reservation(source: str, claims: Granted) -> dict[str, Any]:
+def _reservation(source: str, claims: Sequence[Grant]) -> dict[str, Any]:
     """The payload of `reserve`: each shape once. 1 us a claim."""
     shapes: dict[Signature, int] = {}
     demands: list[Any] = []
     packed = []
-    for pod, node in claims:
+    for grant in claims:
+        pod = grant.pod
         signature = pod.signature
         shape = shapes.get(signature)
         if shape is None:
             shape = shapes[signature] = len(demands)
             demands.append([list(signature.demand.amounts), list(signature.demand.ports)])
-        packed.append([pod.uid, pod.path, node, shape])
+        packed.append([pod.uid, pod.path, grant.node, shape])
     return {"source": source, "shapes": demands, "claims": packed}

@@ -34,7 +34,7 @@ class Feed:
     def __init__(
         self, client: Client, gvr: str, clock: Clock, *,
         on_list: Callable[[set[str]], None],
-        on_object: Callable[[Object], None],
+        on_object: Callable[[Object], object],
         on_events: Callable[[list[WatchEvent]], None],
         **selectors: str,
     ) -> None:  # fmt: skip

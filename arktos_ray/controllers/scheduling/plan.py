@@ -29,7 +29,9 @@ class Waiter:
     where: str = "ready"
     attempts: int = 0  # that found no node
     refusals: int = 0  # by a ledger, in a row
+    sociable: bool = False  # whether other pods, not room, may be what it waits for
     changes_seen: int = 0
+    pod_changes_seen: int = 0
 
 
 class Queue:
@@ -41,7 +43,9 @@ class Queue:
         self._ready: list[tuple[int, int, int, Waiter]] = []  # (-priority, order, sequence, )
         self._backoff: list[tuple[float, int, Waiter]] = []
         self._asleep: dict[str, Waiter] = {}
+        # Changes that may help anybody, and those that may help who waits for other pods.
         self._changes = 0
+        self._pod_changes = 0
         self._sequence = 0
 
     def __len__(self) -> int:
@@ -98,15 +102,29 @@ class Queue:
             heapq.heappop(ready)
             waiter.where = "hand"
             waiter.changes_seen = self._changes
+            waiter.pod_changes_seen = self._pod_changes
             batch.append(waiter.request)
         return batch
 
-    def failed(self, request: PodRequest, now: float) -> int:
-        """It fitted nowhere. Returns how often that was so; 0 when it does not wait any more."""
+    def hold(self, path: str) -> PodRequest | None:
+        """Takes one pod in hand out of turn; None when it does not wait, or is in hand."""
+        waiter = self._waiters.get(path)
+        if waiter is None or waiter.where == "hand":
+            return None
+        self._asleep.pop(path, None)
+        waiter.where = "hand"
+        return waiter.request
+
+    def failed(self, request: PodRequest, now: float, *, sociable: bool = False) -> int:
+        """It fitted nowhere. Returns how often that was so; 0 when it does not wait any more.
+
+        sociable: where other pods are had to do with it.
+        """
         waiter = self._in_hand(request)
         if waiter is None:
             return 0
         waiter.attempts += 1
+        waiter.sociable = sociable
         self._back_off(waiter, now)
         return waiter.attempts
 
@@ -132,13 +150,23 @@ class Queue:
         self._back_off(waiter, now)
 
     def changed(self) -> bool:
-        """Something might help. Whether anybody is ready now who was not."""
+        """There may be room that was not. Whether anybody is ready now who was not."""
         self._changes += 1
         woken = bool(self._asleep)
         for waiter in self._asleep.values():
             self._make_ready(waiter)
         self._asleep.clear()
         return woken
+
+    def pods_changed(self) -> bool:
+        """A pod came or went. That alone makes no room: the ledger's word for it comes later, and
+        who tried now would only lengthen its backoff."""
+        self._pod_changes += 1
+        woken = [waiter for waiter in self._asleep.values() if waiter.sociable]
+        for waiter in woken:
+            del self._asleep[waiter.request.path]
+            self._make_ready(waiter)
+        return bool(woken)
 
     def next_due(self) -> float | None:
         """When somebody's backoff is over."""
@@ -171,8 +199,10 @@ class Queue:
             waiter = heapq.heappop(backoff)[2]
             if waiter.where != "backoff":
                 continue
-            if waiter.changes_seen == self._changes:
+            if waiter.changes_seen != self._changes or (
+                waiter.sociable and waiter.pod_changes_seen != self._pod_changes
+            ):
+                self._make_ready(waiter)
+            else:
                 waiter.where = "asleep"
                 self._asleep[waiter.request.path] = waiter
-            else:
-                self._make_ready(waiter)

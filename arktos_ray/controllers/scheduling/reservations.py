@@ -1,12 +1,14 @@
 """Reservations: the shell of the ledger, inside the ResourcePartition whose nodes it is about.
 
-Follows its own nodes and the bound pods of every TenantPartition, and answers three methods of the
+Follows its own nodes and the bound pods of every TenantPartition, and answers four methods of the
 Peer protocol. Until everything was listed once, each of them raises Unavailable: a ledger that
 does not know what is there must not grant (design.md D8).
 
     reserve   {source, shapes: [[amounts, ports]], claims: [[uid, path, node, shape]]}
               -> [whys, held, usage]: per claim "" or why not; uid -> node where a refused pod is
               held already; the rows of the nodes that were asked for, as they are now
+    held      {source} -> [[uid, path, node]]: what that partition has reserved and not bound; its
+              scheduler carries on with these, so each gets its time anew
     release   [uids] -> None: gives back what is reserved and, says the TenantPartition, not bound
     usage     -> [complete, rows], ...: all nodes, in parts (complete: the last part), then changes
               as they come; a slow reader gets several changes of a node as one
@@ -109,10 +111,17 @@ class Reservations:
             _rows(self._ledger.usage_of({claim.node for claim in claims})),
         ]
 
+    async def held(self, payload: Any) -> list[Any]:
+        self._require_books(payload["source"])
+        claims = self._ledger.renew(payload["source"], self._clock.monotonic())
+        return [[claim.uid, claim.path, claim.node] for claim in claims]
+
     async def release(self, payload: Any) -> None:
         self._require_books()
         held = [self._ledger.unconfirmed(uid) for uid in payload[0]]
-        await self._release_unbound([claim for claim in held if claim is not None])
+        await self._release_unbound(
+            [claim for claim in held if claim is not None], only_overdue=False
+        )
 
     async def usage(self, payload: Any) -> AsyncIterator[Any]:
         self._require_books()
@@ -180,9 +189,9 @@ class Reservations:
             overdue = self._ledger.expire(self._clock.monotonic())
             if overdue:
                 log.info("%d reservations were not confirmed in time", len(overdue))
-                await self._release_unbound(overdue)
+                await self._release_unbound(overdue, only_overdue=True)
 
-    async def _release_unbound(self, claims: Iterable[Claim]) -> None:
+    async def _release_unbound(self, claims: Iterable[Claim], *, only_overdue: bool) -> None:
         """Asks the TenantPartitions, and releases what is not bound there."""
         by_source: dict[str, list[Claim]] = {}
         for claim in claims:
@@ -204,6 +213,9 @@ class Reservations:
                 # In the meantime it may have been bound, released, or reserved elsewhere.
                 if self._ledger.unconfirmed(claim.uid) != claim:
                     continue
+                now = self._clock.monotonic()
+                if only_overdue and not self._ledger.is_overdue(claim.uid, now):
+                    continue  # Its scheduler is back and carries on.
                 if not reply.ok:
                     if isinstance(decode(reply.body), NotFound):
                         self._ledger.release(claim.uid)
