@@ -64,7 +64,7 @@ def objects(draw: st.DrawFn, resource: scheme.Resource) -> Object:
 
 
 @pytest.mark.parametrize("resource", scheme.RESOURCES, ids=lambda r: r.gvr)
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_rules_answer_for_any_object(resource: scheme.Resource, data: st.DataObject) -> None:
     rules = kinds.rules(resource.gvr)
