@@ -1,0 +1,129 @@
+"""What this machine has of what a cluster needs or can use. For `arktos doctor`."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_PYTHON_MIN = (3, 11)
+# The default cluster takes 1.2 GB; 64 files a part, and one for each connection.
+_MEMORY_MB_MIN = 2048
+_FILES_MIN = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """verdict: ok; missing (something optional is not there); bad (it will not work like this)."""
+
+    what: str
+    verdict: str
+    found: str
+    hint: str = ""
+
+
+def answers(path: Path) -> bool:
+    """Whether somebody accepts connections on that Unix socket."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def examine(home: Path, containerd: Path, free_mb_min: int = 200) -> Iterator[Finding]:
+    yield _python()
+    yield _system()
+    yield _memory()
+    yield _disk(home, free_mb_min)
+    yield _files()
+    yield _rights()
+    yield _containerd(containerd)
+    yield _tool("runc", "starts containers for containerd", "apt-get install runc")
+    yield _tool("kubectl", "any version from 1.27 on is good", "see kubernetes.io/docs/tasks/tools")
+    yield _tool("wrk", "measures the ingress (make bench)", "apt-get install wrk")
+
+
+def _python() -> Finding:
+    found = platform.python_version()
+    if sys.version_info < _PYTHON_MIN:
+        return Finding("python", "bad", found, "3.11 or newer is needed")
+    return Finding("python", "ok", f"{found} ({sys.executable})")
+
+
+def _system() -> Finding:
+    found = f"{platform.system()} {platform.release()} {platform.machine()}"
+    if platform.system() != "Linux":
+        return Finding("system", "bad", found, "Linux is needed")
+    return Finding("system", "ok", found)
+
+
+def _memory() -> Finding:
+    total = available = 0
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "MemTotal":
+            total = int(value.split()[0]) >> 10
+        elif name == "MemAvailable":
+            available = int(value.split()[0]) >> 10
+    found = f"{available} MB available of {total} MB, {os.cpu_count()} cores"
+    if available < _MEMORY_MB_MIN:
+        return Finding("memory", "bad", found, f"{_MEMORY_MB_MIN} MB are needed")
+    return Finding("memory", "ok", found)
+
+
+def _disk(home: Path, free_mb_min: int) -> Finding:
+    there = next(p for p in (home, *home.parents) if p.exists())
+    free = shutil.disk_usage(there).free >> 20
+    found = f"{free} MB free at {there}"
+    if not os.access(there, os.W_OK):
+        return Finding("data directory", "bad", f"{there} may not be written to", "use --data-dir")
+    if free < free_mb_min:
+        return Finding("data directory", "bad", found, f"{free_mb_min} MB are needed")
+    return Finding("data directory", "ok", found)
+
+
+def _files() -> Finding:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < _FILES_MIN:
+        hint = f"at least {_FILES_MIN}: ulimit -n, or LimitNOFILE= in a systemd unit"
+        return Finding("open files", "bad", f"{soft}, at most {hard}", hint)
+    return Finding("open files", "ok", f"{soft}, at most {hard}")
+
+
+def _rights() -> Finding:
+    if os.geteuid() == 0:
+        return Finding("rights", "ok", "root")
+    hint = "a real node (containers on this machine) needs root; all the rest does not"
+    return Finding("rights", "missing", f"uid {os.geteuid()}", hint)
+
+
+def _containerd(path: Path) -> Finding:
+    if answers(path):
+        return Finding("containerd", "ok", f"answers at {path}")
+    if path.exists():
+        found, hint = f"{path} does not answer", "is it running, and are you root?"
+    elif shutil.which("containerd"):
+        found, hint = "installed, not running", "systemctl start containerd"
+    else:
+        found, hint = (
+            "not installed",
+            "apt-get install containerd: this machine becomes a real node",
+        )
+    return Finding("containerd", "missing", found, hint)
+
+
+def _tool(name: str, purpose: str, hint: str) -> Finding:
+    found = shutil.which(name)
+    if found:
+        return Finding(name, "ok", found)
+    return Finding(name, "missing", "not installed", f"{purpose}: {hint}")

@@ -1,0 +1,437 @@
+"""The composition root: checks the ground, starts Ray and the supervisor, and stays with them.
+
+`serve` is the driver: one process in a session of its own, so that a Ctrl-C in somebody's
+terminal reaches nobody but the command line, which then asks it to stop. When Ray's own head is
+lost (raylet or GCS killed), the driver clears up and starts over from the data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arktos_ray import __version__
+from arktos_ray.actors.cast import SUPERVISOR, Actor, cast, common_spec
+from arktos_ray.api.errors import Unavailable
+from arktos_ray.base import machine, pki, processes
+from arktos_ray.base.clock import SystemClock, rfc3339
+from arktos_ray.base.places import InUse, Places
+from arktos_ray.config import Config
+
+if TYPE_CHECKING:
+    from arktos_ray.actors.cluster import Cluster
+
+log = logging.getLogger(__name__)
+
+# Everybody ready at the first start: 6-8 s on two cores. A restart recovers data on top.
+_READY_DEADLINE_S = 60.0
+# A part that failed so often before its first success will not succeed by itself.
+_FAILED_STARTS_MAX = 3
+
+# In the environment of a driver that took its own place: nobody waits for its progress.
+STARTED_OVER = "ARKTOS_STARTED_OVER"
+
+Tell = Callable[[dict[str, Any]], None]
+
+
+class Refused(Exception):
+    """It cannot be started, and nothing was. `hint` says what to do."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+# Before anything is started
+
+
+def check(config: Config, places: Places) -> None:
+    """All that can be known to go wrong beforehand. Raises Refused; changes nothing but home."""
+    _check_home(places, config.free_disk_mb_min)
+    _check_port(config.bind, config.port)
+    if not config.address:
+        _check_shared_memory(config.object_store_mb)
+
+
+def _check_home(places: Places, free_mb_min: int) -> None:
+    home = places.home
+    foreign = places.foreign()
+    if foreign:
+        raise Refused(
+            f"{home} is not empty, and not a directory of Arktos (it holds {foreign[0]})",
+            "choose another with --data-dir",
+        )
+    try:
+        places.make()
+        probe = home / f".probe-{os.getpid()}"
+        try:
+            with probe.open("wb") as file:
+                file.write(b"\0" * 65536)
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise _refused_home(home, error) from error
+    free_mb = shutil.disk_usage(home).free >> 20
+    if free_mb < free_mb_min:
+        raise Refused(
+            f"{home}: {free_mb} MB free, and {free_mb_min} MB are needed",
+            "free some space, or choose another disk with --data-dir",
+        )
+
+
+def _refused_home(home: Path, error: OSError) -> Refused:
+    where = error.filename or home
+    if error.errno == errno.EROFS:
+        return Refused(f"{where}: the disk is read-only", "choose another with --data-dir")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Refused(f"{where}: the disk is full", "free some space, or use another --data-dir")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return Refused(f"{where}: {error.strerror}", "choose a --data-dir that you may write to")
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return Refused(f"{where} is a file, not a directory", "choose another with --data-dir")
+    return Refused(f"{where}: {error.strerror}", "choose another with --data-dir")
+
+
+def _check_port(bind: str, port: int) -> None:
+    try:
+        found = socket.getaddrinfo(bind or None, port, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror as error:
+        raise Refused(
+            f"--bind {bind}: {error.strerror}", "give an address of this machine"
+        ) from None
+    with socket.socket(found[0], socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(found[4])
+            probe.listen(1)
+        except OSError as error:
+            raise _refused_port(bind, port, error) from error
+
+
+def _refused_port(bind: str, port: int, error: OSError) -> Refused:
+    if error.errno == errno.EADDRINUSE:
+        pid = processes.listener(port)
+        who = f" by process {pid} ({processes.command(pid)[:80]})" if pid else ""
+        return Refused(f"port {port} is in use{who}", "stop it, or choose another with --port")
+    if error.errno == errno.EACCES:
+        return Refused(f"port {port} needs root", "choose one above 1023 with --port")
+    if error.errno == errno.EADDRNOTAVAIL:
+        return Refused(f"--bind {bind}: no such address on this machine", "see `ip address`")
+    return Refused(f"port {port}: {error.strerror}", "choose another with --port")
+
+
+def _check_shared_memory(object_store_mb: int) -> None:
+    with contextlib.suppress(OSError):
+        free_mb = shutil.disk_usage("/dev/shm").free >> 20
+        if free_mb < object_store_mb:
+            raise Refused(
+                f"/dev/shm has {free_mb} MB free, and Ray needs {object_store_mb} MB",
+                "free some (ls -l /dev/shm), or mount it larger",
+            )
+
+
+# The driver
+
+
+def url_of(config: Config) -> str:
+    host = "127.0.0.1" if config.bind in ("", "0.0.0.0") else config.bind
+    host = "::1" if host == "::" else host
+    bracketed = f"[{host}]" if ":" in host else host
+    return f"{'http' if config.insecure else 'https'}://{bracketed}:{config.port}"
+
+
+def credentials(config: Config, places: Places) -> None:
+    """Certificates, the token key and the administrator's kubeconfig; kept when still good."""
+    files = pki.ensure(places.pki, pki.server_names(config.bind), pki.utc(SystemClock().now()))
+    pki.ensure_secret(places.token_key)
+    if not places.ray_token.exists():
+        pki.write_private(places.ray_token, secrets.token_hex(32).encode())
+    if config.insecure:
+        kubeconfig = pki.kubeconfig(url_of(config), "admin")
+    else:
+        kubeconfig = pki.admin_kubeconfig(url_of(config), files)
+    pki.write_kubeconfig(places.kubeconfig, kubeconfig)
+
+
+def node_name(config: Config) -> str | None:
+    """This machine's name as a node; None when it is not to be one."""
+    if config.node is False:
+        return None
+    if config.node is None and not machine.answers(config.containerd):
+        return None
+    name = "".join(c if c.isalnum() or c in "-." else "-" for c in socket.gethostname().lower())
+    return name.strip("-.") or "this-machine"
+
+
+def serve(config: Config, tell: Tell, parent: int = 0) -> int:
+    """Run the cluster until SIGTERM. parent: stop as well when that process is gone."""
+    places = Places(config.data_dir)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        lock = places.hold()
+    except InUse as error:
+        tell({"error": f"{places.home} is in use: {error}", "hint": "another --data-dir?"})
+        return 1
+    try:
+        return _Driver(config, places, tell, stop, parent).run()
+    finally:
+        os.close(lock)
+
+
+class _Driver:
+    def __init__(
+        self, config: Config, places: Places, tell: Tell, stop: threading.Event, parent: int
+    ) -> None:
+        self._config, self._places, self._tell = config, places, tell
+        self._stop, self._parent = stop, parent
+        self._cluster: Cluster | None = None
+        self._note: dict[str, Any] = {}
+
+    def run(self) -> int:
+        try:
+            self._clear_up()
+            check(self._config, self._places)
+            self._begin()
+        except Refused as error:
+            self._tell({"error": str(error), "hint": error.hint})
+            self._end()
+            return 1
+        except Exception as error:
+            log.exception("cannot start")
+            hint = f"the log says more: {self._places.driver_log}"
+            self._tell({"error": f"{type(error).__name__}: {error}", "hint": hint})
+            self._end()
+            return 1
+        lost = self._stay() if not self._stop.is_set() else None
+        if lost:
+            self._start_over(lost)
+        self._end()
+        return 0
+
+    def _clear_up(self) -> None:
+        """What a killed predecessor left: its processes, and Ray's files."""
+        left = processes.of_cluster(self._places.home)
+        if left:
+            log.warning("ending %d processes of an earlier run", len(left))
+            with self._step("clearing up after an earlier run"):
+                processes.end(left, 1.0)
+        for directory in (self._places.ray, self._places.run):
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def _begin(self) -> None:
+        config, places = self._config, self._places
+        places.make()
+        self._note = {
+            "pid": os.getpid(),
+            "started": processes.current().started,
+            "phase": "starting",
+            "version": __version__,
+            "since": rfc3339(SystemClock().now()),
+            "url": url_of(config),
+            "dashboard": "",
+            "home": str(places.home),
+            "kubeconfig": str(places.kubeconfig),
+        }
+        places.write_note(self._note)
+        with self._step("certificates"):
+            credentials(config, places)
+        with self._step("Ray"):
+            self._start_ray()
+        with self._step("actors"):
+            self._start_actors()
+        self._note["phase"] = "running"
+        places.write_note(self._note)
+        self._tell({"ready": self._note})
+
+    @contextlib.contextmanager
+    def _step(self, name: str) -> Iterator[None]:
+        begun = time.monotonic()
+        self._tell({"begin": name})
+        yield
+        self._tell({"end": name, "s": round(time.monotonic() - begun, 2)})
+        log.info("%s: %.2f s", name, time.monotonic() - begun)
+
+    def _start_ray(self) -> None:
+        config, places = self._config, self._places
+        os.environ[processes.MARK] = str(places.home)
+        if not config.address:
+            os.environ.update(ray_environment(places))
+        from arktos_ray.actors import cluster
+
+        settings = cluster.RaySettings(
+            temp_dir=places.ray,
+            address=config.address,
+            dashboard=config.dashboard,
+            dashboard_port=free_port(config.dashboard_port) if config.dashboard else 0,
+            object_store_bytes=config.object_store_mb << 20,
+        )
+        self._cluster = cluster.start_cluster(settings)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda *_: self._stop.set())  # Ray has put its own there.
+        self._note["dashboard"] = self._cluster.dashboard
+        self._note["ray_address"] = self._cluster.address
+        places.write_note(self._note)
+
+    def _start_actors(self) -> None:
+        assert self._cluster is not None
+        config, places = self._config, self._places
+        actors = cast(config, places, node=node_name(config))
+        self._cluster.start_supervisor(supervisor_actor(config, places, actors, self._note))
+        until = time.monotonic() + _READY_DEADLINE_S
+        states: list[list[Any]] = []
+        told = -1
+        while not self._stop.wait(0.1):
+            with contextlib.suppress(Unavailable):
+                states = self._cluster.ask("readiness", None, 5.0)
+            ready = sum(state == "running" for _, state, _, _ in states)
+            if ready != told:
+                told = ready
+                self._tell({"progress": "actors", "done": ready, "of": len(actors)})
+            if ready == len(actors):
+                return
+            broken = [s for s in states if s[2] >= _FAILED_STARTS_MAX and s[3]]
+            if broken:
+                name, _, _, failure = broken[0]
+                raise Refused(f"{name}: {failure}", f"its log: {places.logs / name}.log")
+            if time.monotonic() > until:
+                late = ", ".join(
+                    f"{n} ({state})" for n, state, _, _ in states if state != "running"
+                )
+                raise Refused(
+                    f"not ready after {_READY_DEADLINE_S:g} s: {late or 'the supervisor'}",
+                    f"the logs are in {places.logs}",
+                )
+
+    def _stay(self) -> str | None:
+        """Watch over Ray and the supervisor, until told to stop. Returns what was lost for good."""
+        assert self._cluster is not None
+        config = self._config
+        failures = 0
+        while not self._stop.wait(config.health_period_s):
+            lost = self._cluster.lost()
+            if lost:
+                return lost
+            if self._parent and os.getppid() != self._parent:
+                log.info("the terminal is gone")
+                return None
+            try:
+                self._cluster.report(config.health_deadline_s)
+                failures = 0
+            except Unavailable as error:
+                failures += 1
+                log.warning("%s", error)
+            hung = self._places.holder(SUPERVISOR)
+            if failures >= config.health_failures_max and hung is not None:
+                log.error("killing the supervisor, process %d: it does not answer", hung.pid)
+                processes.kill(hung)
+                failures = 0
+        return None
+
+    def _start_over(self, lost: str) -> None:
+        """Ray's head cannot be mended from within: end all, become a new driver. Never returns."""
+        log.error("%s is lost; starting over", lost)
+        processes.end(processes.of_cluster(self._places.home), 0.0)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        logging.shutdown()
+        os.environ[STARTED_OVER] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+    def _end(self) -> None:
+        config, places = self._config, self._places
+        if self._note:
+            self._note["phase"] = "stopping"
+            with contextlib.suppress(OSError):
+                places.write_note(self._note)
+        if self._cluster is not None:
+            try:
+                # Three stages, each with its grace.
+                self._cluster.ask("drain", None, 3 * (config.stop_deadline_s + 1.0) + 1.0)
+            except Unavailable as error:
+                log.warning("not stopped in order: %s", error)
+            self._cluster.remove_supervisor()
+            self._cluster.stop()
+        processes.end(processes.of_cluster(places.home), 2.0)
+        shutil.rmtree(places.short, ignore_errors=True)
+        places.note.unlink(missing_ok=True)
+        log.info("stopped")
+
+
+def supervisor_actor(
+    config: Config, places: Places, actors: list[Actor], note: dict[str, Any]
+) -> Actor:
+    shown = ("version", "since", "url", "dashboard", "home", "kubeconfig", "ray_address", "pid")
+    by_role = {
+        kind: [a.name for a in actors if a.role == f"{kind} partition"]
+        for kind in ("tenant", "resource")
+    }
+    spec = {
+        **common_spec(config, places, by_role["tenant"], by_role["resource"]),
+        "name": SUPERVISOR,
+        "cast": [actor.pack() for actor in actors],
+        "cluster": {key: note[key] for key in shown if key in note},
+        "health": {
+            "period_s": config.health_period_s,
+            "deadline_s": config.health_deadline_s,
+            "failures_max": config.health_failures_max,
+            "start_deadline_s": config.start_deadline_s,
+            "stop_deadline_s": config.stop_deadline_s,
+        },
+    }
+    return Actor(SUPERVISOR, "supervisor", "arktos_ray.actors.cluster:supervisor", spec)
+
+
+def ray_environment(places: Places) -> dict[str, str]:
+    """What a private Ray finds in its environment. Set before Ray is imported."""
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(places.ray_token),
+        # Ray runs workers at nice 15: a call takes 12 ms instead of 1 on a busy machine.
+        "RAY_worker_niceness": "0",
+        # Events of every call pile up in the GCS: 337 MB after 100K calls, 48 without.
+        "RAY_task_events_report_interval_ms": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Near the end of memory Ray would kill the largest worker: a partition.
+        "RAY_memory_monitor_refresh_ms": "0",
+        # Any free port: a second cluster on this machine has the default one.
+        "DASHBOARD_METRIC_PORT": "0",
+        "AUTOSCALER_METRIC_PORT": "0",
+    }
+
+
+def free_port(wanted: int) -> int:
+    """That port, or another when somebody has it."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def driver_arguments(config: Config, parent: int, progress: int) -> list[str]:
+    """The command that runs `serve`, as `ps` shows it."""
+    settings = config.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    settings["data-dir"] = str(config.data_dir)
+    command = [sys.executable, "-m", "arktos_ray", "serve", json.dumps(settings)]
+    return [*command, "--progress", str(progress), *(["--parent", str(parent)] if parent else [])]

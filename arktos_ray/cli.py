@@ -1,0 +1,610 @@
+"""The command `arktos`: parse arguments, call the layers below, print, choose an exit code.
+
+Imports are inside the commands: `arktos status` takes a tenth of a second, and loads neither Ray
+nor pydantic. Exit codes: 0 done, 1 refused or failed, 2 not understood, 3 (status) not running.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from arktos_ray import __version__
+from arktos_ray.base import processes
+from arktos_ray.base.places import Places, lock_holder
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from arktos_ray.client.rest import Rest
+    from arktos_ray.config import Config
+
+_START_DEADLINE_S = 120.0
+# A driver gets three graces of 5 s to stop its actors, and some seconds for Ray.
+_STOP_DEADLINE_S = 30.0
+# The ingress learns of a new tenant by a watch.
+_TENANT_KNOWN_DEADLINE_S = 5.0
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="arktos")
+def main() -> None:
+    """A multi-tenant Kubernetes control plane on Ray."""
+
+
+def _fail(message: str, hint: str = "", code: int = 1) -> NoReturn:
+    click.echo(f"{_red('error')}: {message}", err=True)
+    if hint:
+        click.echo(f"  {hint}", err=True)
+    sys.exit(code)
+
+
+def _plain(stream: Any) -> bool:
+    return not stream.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
+
+
+def _red(text: str) -> str:
+    return text if _plain(sys.stderr) else click.style(text, fg="red", bold=True)
+
+
+def _home_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--data-dir", type=click.Path(path_type=Path, file_okay=True), envvar="ARKTOS_DATA_DIR",
+        default=".arktos", show_default=True, help="The directory of the cluster.",
+    )(command)  # fmt: skip
+
+
+def _places(data_dir: Path) -> Places:
+    return Places(Path(os.path.abspath(data_dir.expanduser())))
+
+
+# up
+
+
+@main.command()
+@click.option("--tenant-partitions", type=int, help="Stores for tenants' objects.  [2]")
+@click.option("--resource-partitions", type=int, help="Stores for nodes.  [2]")
+@click.option("--simulated-nodes", type=int, help="Nodes that only pretend.  [100]")
+@click.option(
+    "--simulated-mode", type=click.Choice(["kubemark", "instant"]),
+    help="Delays of simulated nodes.  [kubemark]",
+)  # fmt: skip
+@click.option("--controller-shards", type=int, help="Processes that run controllers.  [1]")
+@click.option("--ingresses", type=int, help="Processes that share the port.  [1]")
+@click.option(
+    "--data-dir", type=click.Path(path_type=Path), envvar="ARKTOS_DATA_DIR",
+    help="The directory of the cluster.  [.arktos]",
+)  # fmt: skip
+@click.option("--bind", help="Address to listen on.  [127.0.0.1]")
+@click.option("--port", type=int, help="Port to listen on.  [6443]")
+@click.option("--insecure", is_flag=True, default=None, help="Plain HTTP, everyone administers.")
+@click.option(
+    "--node/--no-node", default=None,
+    help="This machine as a real node.  [when containerd answers]",
+)  # fmt: skip
+@click.option("--containerd", type=click.Path(path_type=Path), help="Its socket.")
+@click.option("--dashboard/--no-dashboard", default=None, help="Ray's own web pages.  [yes]")
+@click.option("--transport", type=click.Choice(["stream", "ray"]), help="Between actors.  [stream]")
+@click.option("--address", envvar="RAY_ADDRESS", help="Join this Ray cluster.  [a private one]")
+@click.option(
+    "--config", "file", type=click.Path(path_type=Path), help="arktos.yaml with the same keys."
+)
+@click.option("--detach", "-d", is_flag=True, help="Return when it runs; `arktos down` stops it.")
+def up(file: Path | None, detach: bool, **flags: Any) -> None:
+    """Start a cluster, or say that it runs already."""
+    from arktos_ray import config as settings
+
+    try:
+        config = settings.load(file, flags)
+    except settings.ConfigError as error:
+        _fail(str(error), "see `arktos up --help`", 2)
+    places = _places(config.data_dir)
+    config = config.model_copy(update={"data_dir": places.home})
+    if _already_up(places):
+        given = [name for name, value in flags.items() if value is not None and name != "data_dir"]
+        if given or file:
+            click.echo("\nIts settings stay as they are; to change them, `arktos down` first.")
+        return
+    from arktos_ray import bootstrap
+
+    try:
+        bootstrap.check(config, places)
+    except bootstrap.Refused as error:
+        _fail(str(error), error.hint)
+    process, events = _spawn(config, places, detach)
+    try:
+        ready = _follow(events, process)
+        if ready is None:
+            process.wait()
+            sys.exit(1)
+        _paste_lines(places, ready)
+        if not detach:
+            click.echo("\nCtrl-C stops it.")
+            process.wait()
+            _fail(f"the driver ended with {process.returncode}", f"its log: {places.driver_log}")
+    except KeyboardInterrupt:
+        click.echo("\nstopping")
+        _stop(places, process.pid)
+        sys.exit(130 if detach else 0)
+
+
+def _already_up(places: Places) -> bool:
+    """True when it runs. Waits for one that is starting; fails when something else is there."""
+    until = time.monotonic() + _START_DEADLINE_S
+    while places.held():
+        note = places.read_note() or {}
+        if places.driver() is not None and note.get("phase") == "running":
+            click.echo(f"Already running in {places.home} (process {note['pid']}).")
+            _paste_lines(places, note)
+            return True
+        if time.monotonic() > until:
+            break
+        if places.driver() is None and time.monotonic() > until - _START_DEADLINE_S + 5.0:
+            break
+        time.sleep(0.1)
+    if places.held():
+        holder = lock_holder(places.lock)
+        who = (
+            f"process {holder.pid} ({processes.command(holder.pid)[:80]})" if holder else "another"
+        )
+        _fail(f"{places.home} is in use by {who}", "choose another --data-dir")
+    return False
+
+
+def _spawn(config: Config, places: Places, detach: bool) -> tuple[subprocess.Popen[bytes], Any]:
+    """The driver, in a session of its own, and the stream of what it tells."""
+    from arktos_ray import bootstrap
+
+    reading, writing = os.pipe()
+    arguments = bootstrap.driver_arguments(config, 0 if detach else os.getpid(), writing)
+    with places.driver_log.open("ab") as log:
+        process = subprocess.Popen(
+            arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            pass_fds=[writing], env={**os.environ, processes.MARK: str(places.home)},
+        )  # fmt: skip
+    os.close(writing)
+    return process, os.fdopen(reading)
+
+
+def _follow(events: Any, process: subprocess.Popen[bytes]) -> dict[str, Any] | None:
+    """Show the steps. The note of the driver when it runs; None when it said why it does not."""
+    with _steps() as show:
+        for line in events:
+            event = json.loads(line)
+            if "ready" in event:
+                ready: dict[str, Any] = event["ready"]
+                return ready
+            if "error" in event:
+                show(None)
+                click.echo(f"{_red('error')}: {event['error']}", err=True)
+                if event.get("hint"):
+                    click.echo(f"  {event['hint']}", err=True)
+                return None
+            show(event)
+    _fail(f"the driver ended with {process.wait()} before it was ready", "see its log")
+
+
+@contextlib.contextmanager
+def _steps() -> Iterator[Callable[[dict[str, Any] | None], None]]:
+    """One line a step, with its time; a spinner on the one that runs, on a terminal."""
+    if _plain(sys.stdout):
+
+        def plain(event: dict[str, Any] | None) -> None:
+            if event and "end" in event:
+                click.echo(f"  {event['end']:<14} {event['s']:6.1f} s")
+
+        yield plain
+        return
+    console = _console()
+    with console.status("starting") as status:
+
+        def shown(event: dict[str, Any] | None) -> None:
+            if event is None:
+                status.stop()
+            elif "begin" in event:
+                status.update(event["begin"])
+            elif "progress" in event:
+                status.update(f"{event['progress']} {event['done']}/{event['of']}")
+            elif "end" in event:
+                console.print(f"[green]✓[/green] {event['end']:<14} [dim]{event['s']:5.1f} s[/dim]")
+
+        yield shown
+
+
+def _paste_lines(places: Places, note: dict[str, Any]) -> None:
+    click.echo(f"\n  export KUBECONFIG={places.kubeconfig}")
+    click.echo("  kubectl get nodes")
+    click.echo("  arktos tenant create acme -o acme.kubeconfig")
+    click.echo(f"\n  API        {note['url']}")
+    if note.get("dashboard"):
+        click.echo(f"  Dashboard  {note['dashboard']}  (token: {places.ray_token})")
+
+
+@main.command(hidden=True)
+@click.argument("settings")
+@click.option("--parent", type=int, default=0)
+@click.option("--progress", type=int)
+def serve(settings: str, parent: int, progress: int | None) -> None:
+    """The driver itself; `up` starts it."""
+    import logging
+
+    from arktos_ray import bootstrap
+    from arktos_ray.config import Config
+
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname).1s %(name)s: %(message)s"
+    )
+    out = None
+    if progress is not None and bootstrap.STARTED_OVER not in os.environ:
+        os.set_inheritable(progress, False)
+        out = os.fdopen(progress, "w", buffering=1)
+
+    def tell(event: dict[str, Any]) -> None:
+        nonlocal out
+        if "error" in event:
+            logging.error("%s", event["error"])
+        if out is None:
+            return
+        try:
+            out.write(json.dumps(event) + "\n")
+            if "ready" in event or "error" in event:
+                out.close()
+                out = None
+        except OSError:
+            out = None  # Nobody listens any more.
+
+    sys.exit(bootstrap.serve(Config.model_validate(json.loads(settings)), tell, parent))
+
+
+# down
+
+
+@main.command()
+@_home_option
+def down(data_dir: Path) -> None:
+    """Stop the cluster. Its data stays."""
+    places = _places(data_dir)
+    driver = places.driver()
+    if driver is None and not processes.of_cluster(places.home):
+        click.echo(f"No cluster runs in {places.home}.")
+        places.note.unlink(missing_ok=True)
+        return
+    begun = time.monotonic()
+    _stop(places, driver.pid if driver else 0)
+    click.echo(f"Stopped in {time.monotonic() - begun:.1f} s. The data is in {places.home}.")
+
+
+def _stop(places: Places, pid: int) -> None:
+    """Ask the driver; what is left after that is killed. Ends with nobody there, or fails."""
+    driver = processes.found(pid) if pid else None
+    if driver is not None:
+        try:
+            os.kill(driver.pid, signal.SIGTERM)
+        except PermissionError:
+            _fail(f"process {driver.pid} is not yours", "stop it as who started it")
+        except ProcessLookupError:
+            pass
+        processes.wait_gone([driver], _STOP_DEADLINE_S)
+    left = processes.of_cluster(places.home)
+    if driver is not None and driver.alive():
+        left.append(driver)
+    if left:
+        left = processes.end(left, 1.0)
+    if left:
+        _fail(
+            f"still there: {', '.join(str(p.pid) for p in left)}", "stop them as who started them"
+        )
+    places.note.unlink(missing_ok=True)
+
+
+# status
+
+
+@main.command()
+@_home_option
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table")
+def status(data_dir: Path, output: str) -> None:
+    """Partitions, tenants, nodes, and every process."""
+    places = _places(data_dir)
+    found = _status(places)
+    if output == "json":
+        click.echo(json.dumps(found, indent=2))
+    else:
+        _print_status(found)
+    sys.exit(0 if found["phase"] == "running" else 3)
+
+
+def _status(places: Places) -> dict[str, Any]:
+    """What the cluster says of itself; without its ingress, what is known from outside."""
+    from arktos_ray.api.errors import Failure
+
+    note, driver = places.read_note(), places.driver()
+    why = ""
+    if note is not None and driver is not None and note["phase"] == "running":
+        try:
+            found: dict[str, Any] = _admin(places).request("GET", "/arktos/v1/status")
+        except Failure as failure:
+            why = failure.message
+        else:
+            if found.get("parts"):
+                return {"phase": "running", "source": "ingress", "reason": "", **found}
+            why = "the ingress does not know yet"
+    phase = note["phase"] if note is not None and driver is not None else "stopped"
+    left = processes.of_cluster(places.home)
+    if phase == "stopped" and left:
+        why = "the driver is gone, and left processes behind: `arktos down` ends them"
+    return {
+        "phase": phase,
+        "source": "processes",
+        "reason": why,
+        "cluster": note if driver is not None else {"home": str(places.home)},
+        "parts": [],
+        "partitions": [],
+        "processes": [
+            {
+                "pid": p.pid,
+                "role": processes.role_of(processes.command(p.pid)),
+                "name": "",
+                "pss_bytes": processes.pss_bytes(p.pid),
+                "rss_bytes": processes.rss_bytes(p.pid),
+                "cpu_s": round(processes.cpu_s(p.pid), 2),
+            }
+            for p in left
+        ],
+        "totals": {},
+    }
+
+
+def _print_status(found: dict[str, Any]) -> None:
+    cluster = found["cluster"]
+    if found["phase"] == "stopped":
+        click.echo(f"No cluster runs in {cluster['home']}." + _said(found["reason"]))
+    else:
+        click.echo(f"{found['phase']} in {cluster['home']}" + _said(found["reason"]))
+        click.echo(f"API        {cluster['url']}")
+        if cluster.get("dashboard"):
+            click.echo(f"Dashboard  {cluster['dashboard']}")
+    totals = found["totals"]
+    if totals:
+        memory = f"{totals['pss_bytes'] >> 20} MB"
+        click.echo(
+            f"Tenants    {totals['tenants']}    nodes {totals['nodes']}    pods {totals['pods']}"
+            f"    objects {totals['objects']}    memory {memory}"
+        )
+    if found["partitions"]:
+        _table(
+            ("PARTITION", "KIND", "STATE", "EPOCH", "TENANTS", "NODES", "PODS", "OBJECTS",
+             "WATCHES", "CALLS/S", "WRITES/S"),
+            [
+                (
+                    p["name"], p["kind"], p["state"], p["epoch"], p["tenants"], p["nodes"],
+                    p["pods"], p["objects"], p["watches"], p["rates"].get("calls", ""),
+                    p["rates"].get("rows", ""),
+                )
+                for p in found["partitions"]
+            ],
+        )  # fmt: skip
+    if found["processes"]:
+        parts = {part["pid"]: part for part in found["parts"]}
+        rows = []
+        for p in found["processes"]:
+            part = parts.get(p["pid"], {})
+            rows.append(
+                (
+                    p["pid"], p["role"], p["name"], part.get("state", ""), part.get("epoch", ""),
+                    part.get("restarts", ""), f"{p['pss_bytes'] >> 20} MB", f"{p['cpu_s']:.1f} s",
+                )
+            )  # fmt: skip
+        _table(("PID", "ROLE", "NAME", "STATE", "EPOCH", "RESTARTS", "MEMORY", "CPU"), rows)
+    for part in found["parts"]:
+        if part["failure"] or part["state"] != "running":
+            click.echo(f"{part['name']}: {part['state']}{_said(part['failure'])}")
+
+
+def _said(reason: str) -> str:
+    return f" ({reason})" if reason else ""
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+    """As kubectl prints one: no lines to get in the way of `awk`."""
+    text = [head, *(tuple(str(cell) for cell in row) for row in rows)]
+    widths = [max(len(row[i]) for row in text) for i in range(len(head))]
+    click.echo("")
+    for number, row in enumerate(text):
+        line = "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        bold = number == 0 and not _plain(sys.stdout)
+        click.echo(click.style(line.rstrip(), bold=True) if bold else line.rstrip())
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+# Tenants
+
+
+@main.group()
+def tenant() -> None:
+    """Create tenants, and get their credentials."""
+
+
+@tenant.command("create")
+@click.argument("name")
+@_home_option
+@click.option("-o", "--output", type=click.Path(path_type=Path, allow_dash=True), default="-")
+def tenant_create(name: str, data_dir: Path, output: Path) -> None:
+    """Create a tenant, and print a kubeconfig for it (or write it to -o)."""
+    from arktos_ray.api.errors import AlreadyExists, Failure
+
+    places = _places(data_dir)
+    rest = _admin(places)
+    body = {"apiVersion": "v1", "kind": "Tenant", "metadata": {"name": name}, "spec": {}}
+    try:
+        rest.request("POST", "/api/v1/tenants", body)
+    except AlreadyExists as failure:
+        _fail(failure.message, f"its kubeconfig: arktos kubeconfig {name}")
+    except Failure as failure:
+        _fail(failure.message)
+    _emit(_tenant_kubeconfig(places, rest, name), output)
+    if str(output) != "-":
+        click.echo(f"tenant {name} created; kubectl --kubeconfig {output} get pods")
+
+
+@tenant.command("list")
+@_home_option
+@click.option("-o", "--output", type=click.Choice(["table", "json", "name"]), default="table")
+def tenant_list(data_dir: Path, output: str) -> None:
+    """All tenants."""
+    from arktos_ray.api.errors import Failure
+
+    try:
+        items = _admin(_places(data_dir)).request("GET", "/api/v1/tenants")["items"]
+    except Failure as failure:
+        _fail(failure.message)
+    if output == "json":
+        click.echo(json.dumps(items, indent=2))
+    elif output == "name":
+        click.echo("\n".join(item["metadata"]["name"] for item in items))
+    else:
+        _table(
+            ("NAME", "PHASE", "CREATED"),
+            [
+                (
+                    item["metadata"]["name"], item.get("status", {}).get("phase", ""),
+                    item["metadata"].get("creationTimestamp", ""),
+                )
+                for item in items
+            ],
+        )  # fmt: skip
+
+
+@tenant.command("token")
+@click.argument("name")
+@_home_option
+def tenant_token(name: str, data_dir: Path) -> None:
+    """A token for the administrator of a tenant."""
+    click.echo(_token(_admin(_places(data_dir)), name))
+
+
+@main.command()
+@click.argument("name", required=False)
+@_home_option
+@click.option("-o", "--output", type=click.Path(path_type=Path, allow_dash=True), default="-")
+def kubeconfig(name: str | None, data_dir: Path, output: Path) -> None:
+    """Print the administrator's kubeconfig, or that of tenant NAME."""
+    places = _places(data_dir)
+    if name is not None:
+        _emit(_tenant_kubeconfig(places, _admin(places), name), output)
+        return
+    try:
+        _emit(places.kubeconfig.read_text(), output)
+    except OSError:
+        _fail(f"{places.kubeconfig} is not there", "start the cluster first: arktos up")
+
+
+def _admin(places: Places) -> Rest:
+    """The API as the administrator. Fails when no cluster runs."""
+    from arktos_ray.client.rest import Rest
+
+    note = places.read_note()
+    if note is None or places.driver() is None:
+        _fail(f"no cluster runs in {places.home}", "start one: arktos up --detach", 3)
+    if note["url"].startswith("http:"):
+        return Rest(note["url"])
+    pki = places.pki
+    return Rest(note["url"], pki / "ca.crt", pki / "admin.crt", pki / "admin.key")
+
+
+def _token(rest: Rest, name: str) -> str:
+    from urllib.parse import quote
+
+    from arktos_ray.api.errors import Failure, NotFound
+
+    until = time.monotonic() + _TENANT_KNOWN_DEADLINE_S
+    while True:
+        try:
+            answer = rest.request("POST", f"/arktos/v1/tenants/{quote(name, safe='')}/token")
+        except NotFound as failure:
+            if time.monotonic() > until or not _has_tenant(rest, quote(name, safe="")):
+                _fail(failure.message)
+            time.sleep(0.05)
+        except Failure as failure:
+            _fail(failure.message)
+        else:
+            token: str = answer["token"]
+            return token
+
+
+def _has_tenant(rest: Rest, name: str) -> bool:
+    from arktos_ray.api.errors import Failure
+
+    try:
+        rest.request("GET", f"/api/v1/tenants/{name}")
+    except Failure:
+        return False
+    return True
+
+
+def _tenant_kubeconfig(places: Places, rest: Rest, name: str) -> str:
+    from arktos_ray.base import pki
+
+    ca = (places.pki / "ca.crt").read_bytes() if rest.ca is not None else None
+    return pki.dump_kubeconfig(pki.kubeconfig(rest.server, name, ca=ca, token=_token(rest, name)))
+
+
+def _emit(text: str, output: Path) -> None:
+    if str(output) == "-":
+        click.echo(text, nl=False)
+        return
+    from arktos_ray.base import pki
+
+    try:
+        pki.write_private(output, text.encode())
+    except OSError as error:
+        _fail(f"{output}: {error.strerror}")
+
+
+# The rest
+
+
+@main.command()
+def version() -> None:
+    """Versions of Arktos-Ray, Python, and Ray."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    click.echo(f"arktos {__version__}")
+    click.echo(f"python {sys.version.split()[0]}")
+    with contextlib.suppress(PackageNotFoundError):
+        click.echo(f"ray {installed('ray')}")
+
+
+@main.command()
+@_home_option
+@click.option(
+    "--containerd", type=click.Path(path_type=Path), default="/run/containerd/containerd.sock"
+)
+def doctor(data_dir: Path, containerd: Path) -> None:
+    """What this machine has, and what is missing."""
+    from arktos_ray.base import machine
+
+    good = True
+    for finding in machine.examine(_places(data_dir).home, containerd):
+        mark = {"ok": "ok  ", "missing": "    ", "bad": "BAD "}[finding.verdict]
+        click.echo(f"{mark} {finding.what:<16} {finding.found}")
+        if finding.hint:
+            click.echo(f"     {'':<16} {finding.hint}")
+        good = good and finding.verdict != "bad"
+    sys.exit(0 if good else 1)
