@@ -116,7 +116,7 @@ class NodeAgent:
         self._homes: dict[str, tuple[str, dict[str, Any]]] = {}
         # Whose config maps and secrets are not known yet, and what is known of them.
         self._blocked: set[str] = set()
-        self._data: dict[str, dict[tuple[str, str], Mapping[str, str]]] = {}
+        self._data: dict[str, dict[tuple[str, str], Mapping[str, bytes]]] = {}
         # Statuses to write, and deletions (None), by partition and then by uid.
         self._owed: dict[str, dict[str, tuple[PodRef, dict[str, Any] | None]]] = {
             tp: {} for tp in self._tps
@@ -277,7 +277,7 @@ class NodeAgent:
         )
         if uid in self._blocked and not want.blocked:
             # What it refers to is not known yet. Not knowing must not stop what runs already.
-            want = replace(want, blocked="looking up what its environment refers to")
+            want = replace(want, blocked="looking up what its environment and volumes need")
         self._agent.set_pod(want, pod.get("status") or {})
         return want
 
@@ -285,7 +285,7 @@ class NodeAgent:
         """Read the config maps and secrets that the pod names, then run it, or say what lacks."""
         tp, pod = self._homes[uid]
         ref = _ref(pod)
-        data: dict[tuple[str, str], Mapping[str, str]] = {}
+        data: dict[tuple[str, str], Mapping[str, bytes]] = {}
         for gvr, name in sorted(plan.references(pod)):
             try:
                 found = await self._tps[tp].get(gvr, Key(ref.tenant, ref.namespace, name))
@@ -294,12 +294,12 @@ class NodeAgent:
             except errors.Failure as failure:
                 log.info("%s: %s %s: %s", ref.name, gvr, name, failure)
                 return  # Not known: it is looked up again.
-            values = found.get("data") or {}
+            texts, binaries = found.get("data") or {}, found.get("binaryData") or {}
             if gvr == "secrets":
-                values = {
-                    k: base64.b64decode(v).decode(errors="replace") for k, v in values.items()
-                }
-            data[gvr, name] = values
+                texts, binaries = {}, texts
+            data[gvr, name] = {k: v.encode() for k, v in texts.items()} | {
+                k: base64.b64decode(v) for k, v in binaries.items()
+            }
         if uid in self._homes:
             self._data[uid] = data
             self._blocked.discard(uid)

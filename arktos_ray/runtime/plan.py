@@ -7,6 +7,7 @@ follows from a container's attempt number and the moment it ended.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,7 +16,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from arktos_ray.api import quantity
-from arktos_ray.runtime.port import ContainerSeen, ContainerWant, PodRef, PodWant, WorkloadSeen
+from arktos_ray.runtime.port import (
+    ContainerSeen,
+    ContainerWant,
+    MountWant,
+    PodRef,
+    PodWant,
+    VolumeWant,
+    WorkloadSeen,
+)
 
 CRASH_LOOP_LEAST_S = 10.0
 CRASH_LOOP_MOST_S = 300.0
@@ -409,7 +418,9 @@ def _time(seconds: float) -> str:
 
 # From a Pod of the API to what a driver needs to know.
 
-Lookup = Callable[[str, str], Mapping[str, str] | None]
+Lookup = Callable[[str, str], Mapping[str, bytes] | None]
+# The API's default for files from config maps, secrets and the downward API.
+_VOLUME_MODE = 0o644
 _REFERENCE = re.compile(r"\$\$|\$\(([-._a-zA-Z][-._a-zA-Z0-9]*)\)")
 
 
@@ -418,7 +429,7 @@ class Missing(Exception):
 
 
 def references(pod: Mapping[str, Any]) -> set[tuple[str, str]]:
-    """The (gvr, name) of every config map and secret that its environment needs."""
+    """The (gvr, name) of every config map and secret that its environment and volumes need."""
     found: set[tuple[str, str]] = set()
     spec = pod["spec"]
     for container in [*spec.get("initContainers", ()), *spec.get("containers", ())]:
@@ -431,7 +442,84 @@ def references(pod: Mapping[str, Any]) -> set[tuple[str, str]]:
             for kind, gvr in (("configMapKeyRef", "configmaps"), ("secretKeyRef", "secrets")):
                 if kind in value_from:
                     found.add((gvr, value_from[kind]["name"]))
+    for volume in spec.get("volumes", ()):
+        for source in _sources(volume):
+            for gvr in _GVRS:
+                if _GVRS[gvr] in source:
+                    found.add((gvr, _name_in(source[_GVRS[gvr]])))
     return found
+
+
+_GVRS = {"configmaps": "configMap", "secrets": "secret"}
+
+
+def _sources(volume: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A volume as the list of what is projected into it."""
+    if "projected" in volume:
+        return list(volume["projected"].get("sources") or ())
+    return [volume]
+
+
+def _name_in(source: Mapping[str, Any]) -> str:
+    # A secret volume says secretName, a projected secret says name.
+    return str(source.get("secretName") or source.get("name", ""))
+
+
+def _volume(
+    volume: Mapping[str, Any],
+    pod: Mapping[str, Any],
+    facts: Mapping[str, str],
+    lookup: Lookup,
+) -> VolumeWant:
+    name = volume["name"]
+    if "hostPath" in volume:
+        host = volume["hostPath"]
+        create = host.get("type") == "DirectoryOrCreate"
+        return VolumeWant(name, host_path=host["path"], create=create)
+    if "emptyDir" in volume:
+        return VolumeWant(name)
+    files: list[tuple[str, bytes, int]] = []
+    for source in _sources(volume):
+        outer: Mapping[str, Any] = volume.get("projected") or next(
+            (volume[kind] for kind in ("configMap", "secret", "downwardAPI") if kind in volume), {}
+        )
+        mode = outer.get("defaultMode", _VOLUME_MODE)
+        known = False
+        for gvr, kind in _GVRS.items():
+            if kind in source:
+                files += _projected(source[kind], gvr, mode, lookup)
+                known = True
+        if "downwardAPI" in source:
+            known = True
+            for item in source["downwardAPI"].get("items") or ():
+                containers = {c["name"]: c for c in pod["spec"]["containers"]}
+                of = containers.get((item.get("resourceFieldRef") or {}).get("containerName"), {})
+                value = _value_from(item, of, facts, lookup) or ""
+                files.append((item["path"], value.encode(), item.get("mode", mode)))
+        if not known:
+            kinds = ", ".join(sorted(set(source) - {"name"}))
+            raise Missing(f'volume "{name}": {kinds} is not supported on this node')
+    return VolumeWant(name, tuple(files))
+
+
+def _projected(
+    source: Mapping[str, Any], gvr: str, mode: int, lookup: Lookup
+) -> Iterable[tuple[str, bytes, int]]:
+    data = lookup(gvr, _name_in(source))
+    if data is None:
+        if source.get("optional"):
+            return
+        raise Missing(f'{gvr[:-1]} "{_name_in(source)}" not found')
+    items = source.get("items")
+    if not items:
+        for name, value in data.items():
+            yield name, value, mode
+        return
+    for item in items:
+        if item["key"] in data:
+            yield item["path"], data[item["key"]], item.get("mode", mode)
+        elif not source.get("optional"):
+            raise Missing(f"references non-existent key: {item['key']}")
 
 
 def wanted(
@@ -474,6 +562,13 @@ def wanted(
             except Missing as missing:
                 env, blocked = {}, str(missing)
             group.append(_container(container, spec, env, ran.get(container["name"], 0)))
+    volumes: list[VolumeWant] = []
+    for volume in spec.get("volumes") or ():
+        try:
+            volumes.append(_volume(volume, pod, facts, lookup))
+        except Missing as missing:
+            blocked = str(missing)
+    base = replace(base, volumes=tuple(volumes))
     return replace(base, inits=tuple(groups[0]), containers=tuple(groups[1]), blocked=blocked)
 
 
@@ -500,6 +595,15 @@ def _container(
         run_as_group=security.get("runAsGroup"),
         tty=bool(container.get("tty")),
         stdin=bool(container.get("stdin")),
+        mounts=tuple(
+            MountWant(
+                mount["name"],
+                mount["mountPath"],
+                mount.get("subPath", ""),
+                bool(mount.get("readOnly")),
+            )
+            for mount in container.get("volumeMounts") or ()
+        ),
         next_attempt=attempt,
     )
 
@@ -515,7 +619,7 @@ def _environment(
                 if data is None and not source[kind].get("optional"):
                     raise Missing(f'{gvr[:-1]} "{source[kind]["name"]}" not found')
                 for name, value in (data or {}).items():
-                    env[source.get("prefix", "") + name] = value
+                    env[source.get("prefix", "") + name] = value.decode(errors="replace")
     for variable in container.get("env", ()):
         value_from = variable.get("valueFrom")
         if value_from:
@@ -546,7 +650,7 @@ def _value_from(
             ref = source[kind]
             data = lookup(gvr, ref["name"])
             if data is not None and ref["key"] in data:
-                return data[ref["key"]]
+                return data[ref["key"]].decode(errors="replace")
             if ref.get("optional"):
                 return None
             if data is None:
@@ -571,6 +675,10 @@ def _facts(pod: Mapping[str, Any], node_name: str, host_ip: str) -> dict[str, st
         "status.podIPs": host_ip,
     }
     for part in ("labels", "annotations"):
+        facts[f"metadata.{part}"] = "".join(
+            f"{name}={json.dumps(value)}\n"
+            for name, value in sorted((metadata.get(part) or {}).items())
+        )
         for name, value in (metadata.get(part) or {}).items():
             facts[f"metadata.{part}['{name}']"] = value
     return facts

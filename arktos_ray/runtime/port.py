@@ -37,6 +37,26 @@ class PodRef:
 
 
 @dataclass(frozen=True, slots=True)
+class VolumeWant:
+    """A directory that lives as long as the pod, with these files; or one of the host's."""
+
+    name: str
+    files: tuple[tuple[str, bytes, int], ...] = ()  # Path in the volume, content, mode.
+    host_path: str = ""
+    create: bool = False  # Make the host's directory when it is not there.
+
+
+@dataclass(frozen=True, slots=True)
+class MountWant:
+    """Where a container sees a volume, or a part of it."""
+
+    volume: str
+    path: str
+    sub_path: str = ""
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ContainerWant:
     """One container, with everything that was to be looked up already looked up."""
 
@@ -50,8 +70,7 @@ class ContainerWant:
     cpu_request_milli: int = 0
     cpu_limit_milli: int = 0
     memory_limit_bytes: int = 0
-    # Host path, path in the container, read only.
-    mounts: tuple[tuple[str, str, bool], ...] = ()
+    mounts: tuple[MountWant, ...] = ()
     privileged: bool = False
     read_only_root: bool = False
     run_as_user: int | None = None
@@ -73,6 +92,7 @@ class PodWant:
     host_network: bool = True
     hostname: str = ""
     labels: tuple[tuple[str, str], ...] = ()
+    volumes: tuple[VolumeWant, ...] = ()
     grace_s: float = 30.0
     deleting: bool = False
     finished: bool = False

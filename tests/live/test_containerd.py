@@ -204,6 +204,41 @@ def test_a_pod_runs_prints_survives_the_agent_and_leaves_nothing(daemon: Contain
     with_machine(daemon, story)
 
 
+def test_containers_see_their_volumes_and_keep_what_they_wrote(
+    daemon: ContainerdDaemon,
+) -> None:
+    async def story(machine: Machine) -> None:
+        metadata = {"tenant": "acme", "namespace": "default", "name": "conf"}
+        machine.partition.put("configmaps", {"metadata": metadata, "data": {"word": "please"}})
+        machine.put(
+            "web",
+            "cat /conf/word; echo; echo kept >> /data/f; cat /data/f; exit 1",
+            container={
+                "volumeMounts": [
+                    {"name": "conf", "mountPath": "/conf", "readOnly": True},
+                    {"name": "data", "mountPath": "/data"},
+                ]
+            },
+            volumes=[
+                {"name": "conf", "configMap": {"name": "conf"}},
+                {"name": "data", "emptyDir": {}},
+            ],
+        )
+        await machine.until(lambda: machine.container("web").get("restartCount", 0) >= 1)
+        await machine.until(lambda: "waiting" in machine.container("web")["state"])
+        payload = {"tenant": "acme", "namespace": "default", "name": "web"}
+        assert await read(machine.agent.subscribe("log", payload)) == b"please\nkept\nkept\n"
+        before = await read(machine.agent.subscribe("log", {**payload, "previous": True}))
+        assert before == b"please\nkept\n"
+        for pod in machine.partition.all("pods"):
+            machine.partition.drop("pods", pod)
+        machine.partition.wake()
+        await machine.until(lambda: daemon.leftovers() == [] and daemon.shims() == [])
+        await machine.until(lambda: list((daemon.root / "pods").iterdir()) == [])
+
+    with_machine(daemon, story)
+
+
 def test_containers_that_end_are_restarted_or_not_as_asked(daemon: ContainerdDaemon) -> None:
     async def story(machine: Machine) -> None:
         machine.put("once", "exit 0", restartPolicy="Never")

@@ -1,7 +1,9 @@
 """Containers by containerd, over the CRI. Policy is in plan.py; here it is carried out.
 
-Nothing is remembered: sandboxes and containers carry labels that say whose they are, and logs lie
-under `log_root` in a directory for each pod. Not a network: pods share that of their host.
+Nothing is remembered: sandboxes and containers carry labels that say whose they are; logs and
+volumes lie under `pods_root` in a directory for each pod. Files from config maps and secrets are
+written when a container starts, and not followed afterwards. Not a network: pods share that of
+their host.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from arktos_ray.runtime.port import (
     PodWant,
     RuntimeInfo,
     Usage,
+    VolumeWant,
     WorkloadSeen,
 )
 
@@ -53,10 +56,10 @@ class Containerd:
     """
 
     def __init__(
-        self, address: str, log_root: Path, clock: Clock, *, node_name: str, offline: bool = False
+        self, address: str, pods_root: Path, clock: Clock, *, node_name: str, offline: bool = False
     ) -> None:
         self._cri = Cri(address)
-        self._log_root = log_root
+        self._pods_root = pods_root
         self._clock = clock
         self._owner = {_MANAGED_BY: f"arktos-{node_name}"}
         self._offline = offline
@@ -171,6 +174,8 @@ class Containerd:
         self, sandbox_id: str, pod: PodWant, container: ContainerWant, attempt: int
     ) -> str:
         (self._directory(pod.ref) / container.name).mkdir(parents=True, exist_ok=True)
+        for volume in pod.volumes:
+            self._fill(pod.ref, volume)
         status = await self._cri.call("PodSandboxStatus", pod_sandbox_id=sandbox_id)
         config = self._container_config(pod, container, attempt)
         sandbox = self._sandbox_config(pod, status.status.metadata.attempt)
@@ -258,7 +263,45 @@ class Containerd:
             await self._cri.call(method, deadline_s=deadline_s, **fields)
 
     def _directory(self, ref: PodRef) -> Path:
-        return self._log_root / f"{ref.tenant}_{ref.namespace}_{ref.name}_{ref.uid}"
+        return self._pods_root / f"{ref.tenant}_{ref.namespace}_{ref.name}_{ref.uid}"
+
+    def _volume_directory(self, ref: PodRef, name: str) -> Path:
+        # No container has a name with a dot, so this is nobody's log directory.
+        return self._directory(ref) / ".volumes" / name
+
+    def _fill(self, ref: PodRef, volume: VolumeWant) -> None:
+        """Have the volume there. What containers wrote into it stays; our files are as wanted."""
+        if volume.host_path:
+            if volume.create:
+                Path(volume.host_path).mkdir(parents=True, exist_ok=True)
+            return
+        directory = self._volume_directory(ref, volume.name)
+        directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o777)  # Containers run as any user.
+        for path, content, mode in volume.files:
+            file = _inside(directory, path)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if not file.exists() or file.read_bytes() != content:
+                file.write_bytes(content)
+            file.chmod(mode)
+
+    def _mounts(self, pod: PodWant, container: ContainerWant) -> list[dict[str, Any]]:
+        volumes = {volume.name: volume for volume in pod.volumes}
+        mounts = []
+        for mount in container.mounts:
+            volume = volumes[mount.volume]
+            root = Path(volume.host_path or self._volume_directory(pod.ref, volume.name))
+            host = _inside(root, mount.sub_path) if mount.sub_path else root
+            if mount.sub_path and not host.exists():
+                host.mkdir(parents=True)
+            mounts.append(
+                {
+                    "host_path": str(host),
+                    "container_path": mount.path,
+                    "readonly": mount.read_only,
+                }
+            )
+        return mounts
 
     def _labels(self, ref: PodRef) -> dict[str, str]:
         return {
@@ -305,16 +348,21 @@ class Containerd:
             "args": container.args,
             "working_dir": container.working_dir,
             "envs": [{"key": name, "value": value.encode()} for name, value in container.env],
-            "mounts": [
-                {"host_path": host, "container_path": inside, "readonly": read_only}
-                for host, inside, read_only in container.mounts
-            ],
+            "mounts": self._mounts(pod, container),
             "labels": {**self._labels(pod.ref), _CONTAINER_NAME: container.name},
             "log_path": f"{container.name}/{attempt}.log",
             "stdin": container.stdin,
             "tty": container.tty,
             "linux": {"resources": resources(container), "security_context": security},
         }
+
+
+def _inside(root: Path, path: str) -> Path:
+    """A path below root, or Invalid: neither dots nor links lead out of a volume."""
+    found = (root / path).resolve()
+    if not found.is_relative_to(root.resolve()):
+        raise errors.Invalid(f"{path} leads out of its volume")
+    return found
 
 
 def resources(container: ContainerWant) -> dict[str, int]:

@@ -24,7 +24,15 @@ from arktos_ray.runtime.plan import (
     status,
     wanted,
 )
-from arktos_ray.runtime.port import ContainerSeen, ContainerWant, PodRef, PodWant, WorkloadSeen
+from arktos_ray.runtime.port import (
+    ContainerSeen,
+    ContainerWant,
+    MountWant,
+    PodRef,
+    PodWant,
+    VolumeWant,
+    WorkloadSeen,
+)
 
 REF = PodRef("u1", "acme", "default", "web")
 NOW = 1_800_000_000.0
@@ -336,7 +344,7 @@ def test_environments_are_worked_out_as_the_api_promises() -> None:
     }  # fmt: skip
     pod = pod_object(container)
     assert planning.references(pod) == {("configmaps", "cm"), ("secrets", "none")}
-    maps = {("configmaps", "cm"): {"colour": "blue"}}
+    maps = {("configmaps", "cm"): {"colour": b"blue"}}
     made = wanted(pod, "acme", "here", "1.2.3.4", lambda gvr, name: maps.get((gvr, name)))
     [main] = made.containers
     assert made.blocked == ""
@@ -346,6 +354,70 @@ def test_environments_are_worked_out_as_the_api_promises() -> None:
     }  # fmt: skip
     assert main.command == ("run", "web", "$(UNKNOWN)", "$(NAME)")
     assert (main.cpu_limit_milli, main.memory_limit_bytes) == (250, 64 << 20)
+
+
+def test_volumes_are_worked_out_as_the_api_promises() -> None:
+    pod = pod_object(
+        {
+            "volumeMounts": [
+                {"name": "scratch", "mountPath": "/tmp"},
+                {"name": "all", "mountPath": "/etc/all", "subPath": "sub", "readOnly": True},
+            ]
+        }
+    )
+    pod["spec"]["volumes"] = [
+        {"name": "scratch", "emptyDir": {}},
+        {"name": "host", "hostPath": {"path": "/srv", "type": "DirectoryOrCreate"}},
+        {"name": "conf", "configMap": {"name": "cm", "defaultMode": 256}},
+        {"name": "keys", "secret": {"secretName": "s", "items": [{"key": "k", "path": "a/b"}]}},
+        {"name": "maybe", "configMap": {"name": "none", "optional": True}},
+        {
+            "name": "all",
+            "projected": {
+                "sources": [
+                    {"secret": {"name": "s"}},
+                    {
+                        "downwardAPI": {
+                            "items": [
+                                {"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}
+                            ]
+                        }
+                    },
+                ]
+            },
+        },
+    ]
+    data = {("configmaps", "cm"): {"colour": b"blue"}, ("secrets", "s"): {"k": b"\xff\x00"}}
+    assert planning.references(pod) == {*data, ("configmaps", "none")}
+    made = wanted(pod, "acme", "here", "1.2.3.4", lambda gvr, name: data.get((gvr, name)))
+    assert made.blocked == ""
+    assert made.volumes == (
+        VolumeWant("scratch"),
+        VolumeWant("host", host_path="/srv", create=True),
+        VolumeWant("conf", (("colour", b"blue", 0o400),)),
+        VolumeWant("keys", (("a/b", b"\xff\x00", 0o644),)),
+        VolumeWant("maybe"),
+        VolumeWant("all", (("k", b"\xff\x00", 0o644), ("labels", b'app="shop"\n', 0o644))),
+    )
+    assert made.containers[0].mounts == (
+        MountWant("scratch", "/tmp"),
+        MountWant("all", "/etc/all", "sub", True),
+    )
+
+
+@pytest.mark.parametrize(
+    "volume",
+    [
+        {"persistentVolumeClaim": {"claimName": "c"}},
+        {"configMap": {"name": "none"}},
+        {"secret": {"secretName": "s", "items": [{"key": "other", "path": "x"}]}},
+    ],
+)
+def test_a_volume_that_cannot_be_had_blocks_the_pod(volume: dict[str, Any]) -> None:
+    pod = pod_object({})
+    pod["spec"]["volumes"] = [{"name": "v", **volume}]
+    data = {("secrets", "s"): {"k": b"v"}}
+    assert wanted(pod, "acme", "here", "", lambda gvr, name: data.get((gvr, name))).blocked
 
 
 def test_what_is_missing_blocks_the_pod_and_is_named() -> None:
