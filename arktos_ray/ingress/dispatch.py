@@ -11,6 +11,7 @@ import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from arktos_ray.api import errors, scheme
 from arktos_ray.api.calls import BOOKMARK, Call, Peer, Reply, User, WatchEvent
@@ -21,6 +22,8 @@ from arktos_ray.ingress import merge, status
 from arktos_ray.ingress.homes import Each, One, Search, home_of
 from arktos_ray.ingress.limits import Limits
 from arktos_ray.ingress.port import Upstream
+
+T = TypeVar("T")
 
 # Who looks an object up for somebody else: the partition still asks whether *they* may.
 _FINDER = User("system:apiserver", groups=("system:masters",), trusted=True)
@@ -87,6 +90,17 @@ class _Lane:
             if self._waiting and not self._scheduled:
                 self._scheduled = True
                 self._loop.call_soon(self._flush)
+
+
+@contextlib.asynccontextmanager
+async def closing(iterator: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
+    """Ends a stream at the end of the block, not when it is collected as garbage."""
+    try:
+        yield iterator
+    finally:
+        close = getattr(iterator, "aclose", None)
+        if close is not None:
+            await close()
 
 
 async def ask(
@@ -284,8 +298,9 @@ class Dispatcher:
             {name: self._upstream.peer(name) for name in members}, asked, start,
             self._clock, self._limits,
         )  # fmt: skip
-        async for events in watching.events():
-            yield events
+        async with closing(watching.events()) as merged:
+            async for events in merged:
+                yield events
 
 
 class _MergedWatch:
@@ -326,8 +341,9 @@ class _MergedWatch:
 
     async def _listen(self, name: str) -> None:
         try:
-            async for batch in self._peers[name].watch(self._call):
-                await self._arrived.put((name, batch))
+            async with closing(self._peers[name].watch(self._call)) as batches:
+                async for batch in batches:
+                    await self._arrived.put((name, batch))
         except Closed:
             return
         except errors.Failure as failure:

@@ -25,7 +25,7 @@ from arktos_ray.base.clock import Clock
 from arktos_ray.base.ids import Ids
 from arktos_ray.base.tasks import Tasks
 from arktos_ray.ingress import authn, http1, routes, status, streams
-from arktos_ray.ingress.dispatch import Dispatcher
+from arktos_ray.ingress.dispatch import Dispatcher, closing
 from arktos_ray.ingress.documents import Discovery, Documents, OpenApi
 from arktos_ray.ingress.limits import Limits
 from arktos_ray.ingress.metrics import Metrics
@@ -461,12 +461,12 @@ class Ingress:
         reply = await self._dispatcher.call(call)
         if not reply.ok:
             raise errors.decode(reply.body)
-        chunks = self._upstream.logs(call.tenant, call.namespace, call.name, call.options)
-        try:
+        logs = self._upstream.logs(call.tenant, call.namespace, call.name, call.options)
+        async with closing(logs) as chunks:
             first = await anext(chunks, b"")  # An initial refusal is a plain error.
             transport = request.transport
             if transport is None:
-                raise ConnectionResetError
+                raise ConnectionResetError("the client went away")
             transport.write(http1.chunked_head(200, _TEXT, b"Connection: close\r\n"))
             if first:
                 transport.write(http1.chunk(first))
@@ -479,10 +479,6 @@ class Ingress:
             except errors.Failure as failure:
                 # Too late for a code: without the last chunk the client knows it is not all.
                 log.info("log of %s ended early: %s", call.name, failure.message)
-        finally:
-            close = getattr(chunks, "aclose", None)
-            if close is not None:
-                await close()
         self._metrics.count("get", call.gvr, "log", 200, 0.0)
         return Answer(b"", keep_alive=False)
 

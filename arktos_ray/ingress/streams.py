@@ -19,7 +19,7 @@ from arktos_ray.api.calls import BOOKMARK, Call, WatchEvent
 from arktos_ray.base.clock import Clock
 from arktos_ray.base.tasks import Tasks
 from arktos_ray.ingress import http1, merge
-from arktos_ray.ingress.dispatch import Dispatcher
+from arktos_ray.ingress.dispatch import Dispatcher, closing
 from arktos_ray.ingress.limits import Limits
 
 log = logging.getLogger(__name__)
@@ -113,8 +113,9 @@ class Fanout:
         """Reads the upstream watch until it ends."""
         last = b""
         try:
-            async for batch in self._events:
-                self._deliver(batch)
+            async with closing(self._events) as events:
+                async for batch in events:
+                    self._deliver(batch)
         except errors.Failure as failure:
             self.failure = failure
             last = http1.error_line(failure)
