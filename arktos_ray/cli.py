@@ -450,7 +450,8 @@ def tenant_create(name: str, data_dir: Path, output: Path) -> None:
 
     places = _places(data_dir)
     rest = _admin(places)
-    body = {"apiVersion": "v1", "kind": "Tenant", "metadata": {"name": name}, "spec": {}}
+    spec = {"storageClusterId": "0"}  # As `kubectl create tenant` fills it in.
+    body = {"apiVersion": "v1", "kind": "Tenant", "metadata": {"name": name}, "spec": spec}
     try:
         rest.request("POST", "/api/v1/tenants", body)
     except AlreadyExists as failure:

@@ -33,9 +33,7 @@ def create(partition: Partition, call: Call, resource: Resource) -> Reply:
     dry_run = is_dry_run(call)
     obj, warnings = body_of(call, resource)
     complete_metadata(partition, call, resource, obj)
-    warnings += prepare(partition, call, resource, obj)
-    if not call.user.trusted:
-        track(partition, call, resource, None, obj)
+    warnings += prepare(partition, call, resource, obj, tracked=not call.user.trusted)
     return store_new(partition, resource, obj, dry_run, warnings)
 
 
@@ -67,10 +65,18 @@ def complete_metadata(partition: Partition, call: Call, resource: Resource, obj:
         meta.pop(ours, None)
 
 
-def prepare(partition: Partition, call: Call, resource: Resource, obj: Object) -> tuple[str, ...]:
-    """Defaults, admission and validation of an object that is about to be. Raises a Failure."""
+def prepare(
+    partition: Partition, call: Call, resource: Resource, obj: Object, *, tracked: bool
+) -> tuple[str, ...]:
+    """Defaults, admission and validation of an object that is about to be. Raises a Failure.
+
+    tracked: note who owns the fields. Defaults are the writer's, what admission adds is nobody's:
+    else a later apply by the same client would take it away again.
+    """
     rules = kinds.rules(resource.gvr)
     rules.default(obj)
+    if tracked:
+        track(partition, call, resource, None, obj)
     warnings = admission.on_create(partition, call, resource, obj)
     # After admission: a pod's QoS class follows from the requests that it may have filled in.
     rules.prepare_create(obj, obj["metadata"]["creationTimestamp"])

@@ -94,7 +94,7 @@ def _apply(partition: Partition, call: Call, resource: Resource, dry_run: bool) 
         raise not_found(resource, call.name)
     managed = new["metadata"].get("managedFields")
     creating.complete_metadata(partition, call, resource, new)
-    warnings = creating.prepare(partition, call, resource, new)
+    warnings = creating.prepare(partition, call, resource, new, tracked=False)
     new["metadata"]["managedFields"] = managed
     reply = creating.store_new(partition, resource, new, dry_run, decoded.warnings + warnings)
     return reply_with(201, orjson.loads(reply.body), reply.warnings) if dry_run else reply

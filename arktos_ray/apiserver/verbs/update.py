@@ -45,13 +45,13 @@ def replace(
     rules.prepare_update(new, old, subresource)
     if subresource != "status":
         rules.default(new)
+    if not call.user.trusted and not applied and new != old:
+        track(partition, call, resource, old, new)
     warnings += admission.on_update(partition, call, resource, new, old)
     if not call.user.trusted:
         causes = kinds.validate_meta(new, resource) + rules.validate_update(new, old, subresource)
         check_valid(resource, call.name, causes)
-        if not applied and not _same(new, old):
-            track(partition, call, resource, old, new)
-    if _same(new, old):
+    if new == old:
         return reply_with(200, record, warnings)
     key = key_of(call)
     if is_finished(new):
@@ -99,10 +99,6 @@ def _keep_identity(call: Call, resource: Resource, new: Object, old: Object) -> 
     meta.pop("selfLink", None)
     if "managedFields" not in meta and "managedFields" in kept:
         meta["managedFields"] = kept["managedFields"]
-
-
-def _same(new: Object, old: Object) -> bool:
-    return new == old
 
 
 def is_finished(obj: Object) -> bool:
