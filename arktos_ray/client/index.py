@@ -109,6 +109,10 @@ class Index:
     def count(self, column: Column, value: Hashable) -> int:
         return len(self._column(column).get(value, ()))
 
+    def values(self, column: Column) -> list[Hashable]:
+        """Every value under which there is an object."""
+        return list(self._column(column))
+
     def matching(self, tenant: str, namespace: str, wanted: Mapping[str, str]) -> list[Object]:
         """The objects of a namespace that carry all these labels; all of it for no labels."""
         if not wanted:

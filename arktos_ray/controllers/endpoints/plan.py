@@ -115,7 +115,7 @@ def _named_port(pod: Object, name: str, protocol: str) -> int | None:
 
 
 def _is_headless(service: Object) -> bool:
-    return service["spec"].get("clusterIP") == "None"
+    return bool(service["spec"].get("clusterIP") == "None")
 
 
 def _target(member: _Member) -> Object:

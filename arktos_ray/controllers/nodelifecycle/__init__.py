@@ -1,0 +1,1 @@
+"""Notices nodes that fell silent, and moves their pods elsewhere."""
