@@ -364,7 +364,9 @@ class Store:
     def _offer(self, gvr: str, change: Change) -> None:
         """Find who watches this: a few look-ups, however many watchers there are."""
         tenant, namespace, name = change.record.path.split("/")
-        scopes = [Scope(), Scope(tenant), Scope(tenant, "", name)]
+        scopes = [Scope(), Scope(tenant, "", name)]
+        if tenant:  # Without one, Scope(tenant) is everything, and everything is asked already.
+            scopes.append(Scope(tenant))
         if namespace:
             scopes += [Scope(tenant, namespace), Scope(tenant, namespace, name)]
         node, previous = change.record.node, change.previous

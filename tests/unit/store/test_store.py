@@ -188,6 +188,18 @@ def test_a_slow_watcher_reads_on_from_the_history() -> None:
     asyncio.run(story())
 
 
+def test_a_watcher_of_cluster_wide_objects_sees_each_change_once() -> None:
+    async def story() -> None:
+        running = Running(MemoryDisk())
+        subscription = running.store.subscribe(GVR, Scope(), running.store.revision)
+        running.store.put(GVR, "//a", obj("a", 1))
+        await running.store.commit()
+        assert [change.record.path for change in await subscription.next()] == ["//a"]
+        await running.crash()
+
+    asyncio.run(story())
+
+
 def test_writes_after_a_refused_batch_do_not_build_on_it() -> None:
     async def story() -> None:
         running = Running(MemoryDisk())
