@@ -30,6 +30,7 @@ from arktos_ray.runtime.plan import (
     status,
 )
 from arktos_ray.runtime.port import (
+    ContainerWant,
     ImageNeverPulled,
     ImageUnavailable,
     PodRef,
@@ -38,6 +39,7 @@ from arktos_ray.runtime.port import (
     RuntimeInfo,
     WorkloadSeen,
 )
+from arktos_ray.runtime.probes import Prober
 
 log = logging.getLogger(__name__)
 
@@ -52,13 +54,17 @@ Report = Callable[[PodRef, Object | None], None]
 class _Pod:
     """One pod that is wanted, or that is here although it is not."""
 
-    __slots__ = ("busy", "busy_with", "former", "problems", "reported", "settled_in", "want")
+    __slots__ = (
+        "busy", "busy_with", "former", "probers", "problems", "reported", "settled_in", "want",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.want: PodWant | None = None
         self.former: Mapping[str, Any] = {}
         self.reported: Object | None = {}
         self.problems: dict[str, Problem] = {}
+        # The probes of its running containers, by container id.
+        self.probers: dict[str, tuple[Prober, asyncio.Task[None]]] = {}
         self.busy: asyncio.Task[None] | None = None
         # The (deleting, grace) that the actions under way were planned for.
         self.busy_with: tuple[bool, float] = (False, 0.0)
@@ -146,12 +152,14 @@ class Agent:
 
     def _look_at(self, uid: str, pod: _Pod, seen: Sequence[WorkloadSeen]) -> None:
         want, now = pod.want, self._clock.now()
+        self._probe(pod, seen)
         if want is None and not seen:
             del self._pods[uid]
             return
         if want is None and not self.knows_all:
             return
-        actions = plan(want, seen, now, pod.problems)
+        health = {container_id: p.health for container_id, (p, _) in pod.probers.items()}
+        actions = plan(want, seen, now, pod.problems, health)
         if actions:
             pod.busy_with = _intent(want)
             pod.busy = self._tasks.start(self._carry_out(pod, want, actions), f"pod {uid}")
@@ -162,11 +170,29 @@ class Agent:
                 pod.reported = None
                 self._report(want.ref, None)
             return
-        news = status(want, seen, pod.former, pod.problems, now, self._host_ip)
+        news = status(want, seen, pod.former, pod.problems, now, self._host_ip, health)
         if news and news != pod.reported:
             pod.reported = news
             pod.former = {**pod.former, **news}
             self._report(want.ref, news)
+
+    def _probe(self, pod: _Pod, seen: Sequence[WorkloadSeen]) -> None:
+        """Have exactly the probers that the running containers call for."""
+        wants = {c.name: c for c in pod.want.containers} if pod.want else {}
+        running = {}
+        if pod.want is not None and not pod.want.deleting:
+            for workload in seen:
+                for container in workload.containers:
+                    want = wants.get(container.name)
+                    if container.state == "running" and want and _has_probes(want):
+                        running[container.id] = want
+        for container_id in set(pod.probers) - set(running):
+            pod.probers.pop(container_id)[1].cancel()
+        for container_id, want in running.items():
+            if container_id not in pod.probers:
+                prober = Prober(container_id, want, self._runtime, self._clock, self._wake.set)
+                task = self._tasks.start(prober.run(), f"probes {container_id}")
+                pod.probers[container_id] = (prober, task)
 
     async def _carry_out(self, pod: _Pod, want: PodWant | None, actions: Sequence[Action]) -> None:
         try:
@@ -223,6 +249,10 @@ class Agent:
         pod.problems[name] = problem_after(
             pod.problems.get(name), reason, failure.message, self._clock.now()
         )
+
+
+def _has_probes(want: ContainerWant) -> bool:
+    return bool(want.startup or want.readiness or want.liveness)
 
 
 def _intent(want: PodWant | None) -> tuple[bool, float]:

@@ -70,6 +70,8 @@ class FakeRuntime:
         # What the next calls of a method raise, first to last.
         self.failures: dict[str, list[errors.Failure]] = {}
         self.calls: list[str] = []
+        # What commands answer that are run in a container; 0 otherwise.
+        self.probe_codes: dict[tuple[str, ...], int] = {}
 
     async def _begin(self, method: str) -> None:
         self.calls.append(method)
@@ -241,6 +243,10 @@ class FakeRuntime:
             if not running:
                 return
             await self._clock.sleep(_POLL_S)
+
+    async def probe(self, container_id: str, command: tuple[str, ...], timeout_s: float) -> int:
+        await self._begin("probe")
+        return self.probe_codes.get(command, 0)
 
     async def usage(self) -> list[Usage]:
         await self._begin("usage")

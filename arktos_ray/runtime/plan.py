@@ -19,9 +19,11 @@ from arktos_ray.api import quantity
 from arktos_ray.runtime.port import (
     ContainerSeen,
     ContainerWant,
+    Health,
     MountWant,
     PodRef,
     PodWant,
+    ProbeWant,
     VolumeWant,
     WorkloadSeen,
 )
@@ -94,11 +96,13 @@ def plan(
     seen: Sequence[WorkloadSeen],
     now: float,
     problems: Mapping[str, Problem] | None = None,
+    health: Mapping[str, Health] | None = None,
 ) -> list[Action]:
     """What to do about one pod; the actions may be carried out all at once, in any order.
 
     want None: nobody wants it any more. seen: every sandbox with the pod's uid. problems: by
-    container name ("" is the sandbox). Call it only while nothing else is done to the pod.
+    container name ("" is the sandbox). health: by container id, of those with probes. Call it
+    only while nothing else is done to the pod.
     """
     problems = problems or {}
     if want is None:
@@ -109,6 +113,14 @@ def plan(
     current = next((w for w in reversed(seen) if w.ready), None)
     if want.finished or phase_of(want, seen) in ("Succeeded", "Failed"):
         return [StopSandbox(w.id, "ran to its end") for w in seen if w.ready and not _running(w)]
+    sick = [
+        StopContainer(c.id, want.grace_s, health[c.id].unhealthy)
+        for w in seen
+        for c in w.containers
+        if health and c.state == "running" and c.id in health and health[c.id].unhealthy
+    ]
+    if sick:
+        return list(sick)
     if want.blocked:
         return []
     if current is None:
@@ -259,6 +271,7 @@ def status(
     problems: Mapping[str, Problem],
     now: float,
     host_ip: str,
+    health: Mapping[str, Health] | None = None,
 ) -> Object:
     """The pod's status as a kubelet would report it. `former` is what the API holds.
 
@@ -273,7 +286,10 @@ def status(
         for init in want.inits
     )
     waiting = "ContainerCreating" if inits_done else "PodInitializing"
-    statuses = [_container_status(c, seen, problems, waiting, want, now) for c in want.containers]
+    statuses = [
+        _container_status(c, seen, problems, waiting, want, now, health or {})
+        for c in want.containers
+    ]
     result: Object = {
         "phase": phase,
         "hostIP": host_ip,
@@ -283,7 +299,7 @@ def status(
     }
     if want.inits:
         result["initContainerStatuses"] = [
-            _container_status(c, seen, problems, "PodInitializing", want, now, init=True)
+            _container_status(c, seen, problems, "PodInitializing", want, now, {}, init=True)
             for c in want.inits
         ]
     ip = (host_ip if want.host_network else current.ip) if current else ""
@@ -336,6 +352,10 @@ def merge_conditions(
     return merged + list(before.values())
 
 
+_WELL = Health()
+_UNKNOWN = Health(started=False, ready=False)
+
+
 def _container_status(
     container: ContainerWant,
     seen: Sequence[WorkloadSeen],
@@ -343,6 +363,7 @@ def _container_status(
     waiting: str,
     want: PodWant,
     now: float,
+    health: Mapping[str, Health],
     *,
     init: bool = False,
 ) -> Object:
@@ -371,9 +392,10 @@ def _container_status(
         if previous is not None and previous.state == "exited":
             result["lastState"] = {"terminated": _terminated(previous)}
     if latest is not None and latest.state == "running":
-        result["ready"] = result["started"] = True
-        if init:
-            result["ready"] = False
+        probed = container.startup or container.readiness
+        found = health.get(latest.id, _UNKNOWN if probed else _WELL)
+        result["ready"] = found.ready and not init
+        result["started"] = found.started
         result["state"] = {"running": {"startedAt": _time(latest.started_at)}}
         return result
     if latest is not None and latest.state == "exited":
@@ -451,6 +473,37 @@ def references(pod: Mapping[str, Any]) -> set[tuple[str, str]]:
 
 
 _GVRS = {"configmaps": "configMap", "secrets": "secret"}
+
+
+def _probe(
+    spec: Mapping[str, Any] | None, container: Mapping[str, Any], host: str
+) -> ProbeWant | None:
+    if not spec:
+        return None
+    base = ProbeWant(
+        host=host,
+        initial_delay_s=float(spec.get("initialDelaySeconds") or 0),
+        period_s=float(spec.get("periodSeconds") or 10),
+        timeout_s=float(spec.get("timeoutSeconds") or 1),
+        success_threshold=int(spec.get("successThreshold") or 1),
+        failure_threshold=int(spec.get("failureThreshold") or 3),
+    )
+    if "exec" in spec:
+        return replace(base, command=tuple(spec["exec"].get("command") or ()))
+    http = spec.get("httpGet")
+    where = http or spec.get("tcpSocket")
+    if not where:
+        return None  # gRPC: not asked, as if there were none.
+    ports = {p.get("name"): p["containerPort"] for p in container.get("ports") or ()}
+    port = where["port"]
+    if isinstance(port, str):
+        port = ports.get(port) or (int(port) if port.isdigit() else 0)
+    base = replace(base, host=where.get("host") or host, port=port)
+    if http:
+        headers = tuple((h["name"], h["value"]) for h in http.get("httpHeaders") or ())
+        scheme, path = http.get("scheme") or "HTTP", http.get("path") or "/"
+        base = replace(base, scheme=scheme, path=path, headers=headers)
+    return base
 
 
 def _sources(volume: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -561,7 +614,8 @@ def wanted(
                 env = _environment(container, facts, lookup)
             except Missing as missing:
                 env, blocked = {}, str(missing)
-            group.append(_container(container, spec, env, ran.get(container["name"], 0)))
+            attempt = ran.get(container["name"], 0)
+            group.append(_container(container, spec, env, attempt, host_ip))
     volumes: list[VolumeWant] = []
     for volume in spec.get("volumes") or ():
         try:
@@ -573,7 +627,11 @@ def wanted(
 
 
 def _container(
-    container: Mapping[str, Any], spec: Mapping[str, Any], env: Mapping[str, str], attempt: int
+    container: Mapping[str, Any],
+    spec: Mapping[str, Any],
+    env: Mapping[str, str],
+    attempt: int,
+    host_ip: str,
 ) -> ContainerWant:
     resources = container.get("resources") or {}
     limits, requests = resources.get("limits") or {}, resources.get("requests") or {}
@@ -604,6 +662,9 @@ def _container(
             )
             for mount in container.get("volumeMounts") or ()
         ),
+        startup=_probe(container.get("startupProbe"), container, host_ip),
+        readiness=_probe(container.get("readinessProbe"), container, host_ip),
+        liveness=_probe(container.get("livenessProbe"), container, host_ip),
         next_attempt=attempt,
     )
 

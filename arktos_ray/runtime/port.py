@@ -57,6 +57,32 @@ class MountWant:
 
 
 @dataclass(frozen=True, slots=True)
+class ProbeWant:
+    """How to ask a container how it is: run a command in it, or connect (scheme "": just that)."""
+
+    command: tuple[str, ...] = ()
+    host: str = ""
+    port: int = 0
+    scheme: str = ""  # HTTP or HTTPS
+    path: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+    initial_delay_s: float = 0.0
+    period_s: float = 10.0
+    timeout_s: float = 1.0
+    success_threshold: int = 1
+    failure_threshold: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What the probes of a running container found. unhealthy: why it has to be restarted."""
+
+    started: bool = True
+    ready: bool = True
+    unhealthy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ContainerWant:
     """One container, with everything that was to be looked up already looked up."""
 
@@ -71,6 +97,9 @@ class ContainerWant:
     cpu_limit_milli: int = 0
     memory_limit_bytes: int = 0
     mounts: tuple[MountWant, ...] = ()
+    startup: ProbeWant | None = None
+    readiness: ProbeWant | None = None
+    liveness: ProbeWant | None = None
     privileged: bool = False
     read_only_root: bool = False
     run_as_user: int | None = None
@@ -194,6 +223,9 @@ class Runtime(Protocol):
 
     def read_logs(self, ref: PodRef, container: str, options: LogOptions) -> AsyncIterator[bytes]:
         """Its output, in chunks; NotFound when there is none. With `follow`, until it ended."""
+
+    async def probe(self, container_id: str, command: tuple[str, ...], timeout_s: float) -> int:
+        """Run a command in it; the exit code. Timeout when it takes longer."""
 
     async def usage(self) -> list[Usage]: ...
 

@@ -239,6 +239,33 @@ def test_containers_see_their_volumes_and_keep_what_they_wrote(
     with_machine(daemon, story)
 
 
+def test_probes_run_in_the_container(daemon: ContainerdDaemon) -> None:
+    async def story(machine: Machine) -> None:
+        often = {"periodSeconds": 1, "failureThreshold": 1}
+        machine.put(
+            "web",
+            "sleep 2; echo > /ready; sleep 3; echo > /sick; sleep 600",
+            container={
+                "readinessProbe": {"exec": {"command": ["cat", "/ready"]}, **often},
+                "livenessProbe": {
+                    "exec": {"command": ["sh", "-c", "! cat /sick"]},
+                    **often,
+                },
+            },
+        )
+        await machine.until(lambda: "running" in machine.container("web")["state"])
+        assert not machine.container("web")["ready"]
+        await machine.until(lambda: machine.container("web")["ready"])
+        await machine.until(lambda: machine.container("web")["restartCount"] == 1)
+        assert machine.container("web")["lastState"]["terminated"]["exitCode"] == 137
+        for pod in machine.partition.all("pods"):
+            machine.partition.drop("pods", pod)
+        machine.partition.wake()
+        await machine.until(lambda: daemon.leftovers() == [] and daemon.shims() == [])
+
+    with_machine(daemon, story)
+
+
 def test_containers_that_end_are_restarted_or_not_as_asked(daemon: ContainerdDaemon) -> None:
     async def story(machine: Machine) -> None:
         machine.put("once", "exit 0", restartPolicy="Never")

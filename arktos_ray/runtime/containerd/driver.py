@@ -215,6 +215,17 @@ class Containerd:
     async def remove_container(self, container_id: str) -> None:
         await self._gone_is_done("RemoveContainer", container_id=container_id)
 
+    async def probe(self, container_id: str, command: tuple[str, ...], timeout_s: float) -> int:
+        reply = await self._cri.call(
+            "ExecSync",
+            container_id=container_id,
+            cmd=command,
+            timeout=max(1, round(timeout_s)),
+            deadline_s=timeout_s + 5.0,
+        )
+        code: int = reply.exit_code
+        return code
+
     async def usage(self) -> list[Usage]:
         reply = await self._cri.call("ListContainerStats", filter={"label_selector": self._owner})
         return [

@@ -11,7 +11,7 @@ from arktos_ray.api import errors
 from arktos_ray.base.tasks import Tasks
 from arktos_ray.runtime.agent import Agent
 from arktos_ray.runtime.fake import FakeHost, FakeRuntime
-from arktos_ray.runtime.port import ContainerWant, PodRef, PodWant
+from arktos_ray.runtime.port import ContainerWant, PodRef, PodWant, ProbeWant
 from arktos_ray.testing.fakes import FakeClock
 
 
@@ -183,6 +183,63 @@ async def test_after_a_power_cut_pods_run_again_and_count_it(world: World) -> No
     [container] = report["containerStatuses"]
     assert container["ready"]
     assert container["restartCount"] == 1
+
+
+def probed(**probes: Any) -> PodWant:
+    want = pod()
+    return replace(want, containers=(replace(want.containers[0], **probes),))
+
+
+ASK = ProbeWant(command=("ask",), period_s=2.0, failure_threshold=2)
+
+
+def readiness(world: World) -> tuple[bool, bool, int]:
+    report = world.reports["u1"]
+    assert report is not None
+    [container] = report["containerStatuses"]
+    ready = next(c["status"] for c in report["conditions"] if c["type"] == "Ready")
+    assert container["ready"] == (ready == "True")
+    return container["ready"], container["started"], container["restartCount"]
+
+
+@story
+async def test_readiness_follows_its_probe_and_restarts_nothing(world: World) -> None:
+    world.runtime.probe_codes[("ask",)] = 1
+    world.agent.set_pod(probed(readiness=ASK), {})
+    await world.clock.advance(5)
+    assert readiness(world) == (False, True, 0)
+    world.runtime.probe_codes.clear()
+    await world.clock.advance(3)
+    assert readiness(world) == (True, True, 0)
+    world.runtime.probe_codes[("ask",)] = 1
+    await world.clock.advance(5)
+    assert readiness(world) == (False, True, 0)
+
+
+@story
+async def test_a_container_that_fails_its_liveness_probe_is_restarted(world: World) -> None:
+    world.agent.set_pod(probed(liveness=ASK), {})
+    await world.clock.advance(5)
+    assert readiness(world) == (True, True, 0)
+    world.runtime.probe_codes[("ask",)] = 1
+    await world.clock.advance(4)  # Asked at 6 s and at 8 s: twice is too often.
+    world.runtime.probe_codes.clear()
+    await world.clock.advance(5)
+    assert readiness(world) == (True, True, 1)
+
+
+@story
+async def test_other_probes_wait_for_the_startup_probe(world: World) -> None:
+    world.runtime.probe_codes[("ask",)] = 1
+    live = ProbeWant(command=("live",), period_s=1.0, failure_threshold=1)
+    world.runtime.probe_codes[("live",)] = 1
+    slow = replace(ASK, failure_threshold=10)
+    world.agent.set_pod(probed(startup=slow, liveness=live), {})
+    await world.clock.advance(10)
+    assert readiness(world) == (False, False, 0)
+    world.runtime.probe_codes.clear()
+    await world.clock.advance(5)
+    assert readiness(world) == (True, True, 0)
 
 
 @story
