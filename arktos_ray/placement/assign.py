@@ -69,13 +69,17 @@ class Shelf:
 class Domains:
     """How many pods a term means, in each domain of one topology."""
 
-    __slots__ = ("anchor", "counts", "eligible", "ids")
+    __slots__ = ("anchor", "counts", "eligible", "ids", "present")
 
     def __init__(self, anchor: Anchor, ids: Ids, size: int, eligible: Mask | None) -> None:
         self.anchor = anchor
         self.ids = ids  # 0: the node is in no domain
         self.eligible = eligible
         self.counts: NDArray[np.int64] = np.zeros(size, np.int64)
+        # Which domains have an eligible node.
+        here = ids if eligible is None else ids[eligible]
+        self.present: Mask = np.bincount(here, minlength=size) > 0
+        self.present[0] = False
 
     def add(self, row: int, pods: int) -> None:
         domain = self.ids[row]
@@ -86,12 +90,10 @@ class Domains:
         """By row: the count of the domain that the row is in. 0 outside every domain."""
         return self.counts[self.ids]
 
-    def present(self) -> Mask:
-        """Which domains have an eligible node."""
-        ids = self.ids if self.eligible is None else self.ids[self.eligible]
-        here: Mask = np.bincount(ids, minlength=self.counts.size) > 0
-        here[0] = False
-        return here
+    def empty(self) -> Mask:
+        """By row: whether its domain has none of the pods. True outside every domain."""
+        empty: Mask = (self.counts == 0)[self.ids]
+        return empty
 
 
 class Assignment:
@@ -276,17 +278,16 @@ class Assignment:
             yield SPREAD_KEY, self._has_keys(hard)
         for rule in hard:
             domains = self._spread_domains(pod, rule, hard)
-            present = domains.present()
-            counts = domains.counts[present]
+            counts = domains.counts[domains.present]
             fewest = int(counts.min()) if counts.size >= rule.min_domains and counts.size else 0
             itself = self.pairs.covers(domains.anchor.term, pod)
             yield SPREAD, (domains.counts + (itself - fewest) <= rule.max_skew)[domains.ids]
         if rules.affinity:
             yield AFFINITY, self._near(pod)
         for term in rules.anti_affinity:
-            yield ANTI_AFFINITY, self._domains_of(term_of(term, pod)).rows() == 0
+            yield ANTI_AFFINITY, self._domains_of(term_of(term, pod)).empty()
         for domains in self._holders_against(pod):
-            yield OTHERS_ANTI_AFFINITY, domains.rows() == 0
+            yield OTHERS_ANTI_AFFINITY, domains.empty()
 
     def held_off(self, pod: PodRequest) -> bool:
         """Whether some placed pod's anti-affinity means this one."""
@@ -303,7 +304,7 @@ class Assignment:
             domains = self._domains_of(anchor)
             found += int(domains.counts.sum())
             with_key &= domains.ids != 0
-            ok &= domains.rows() > 0
+            ok &= ~domains.empty()
         # The first of a group that wants to be near itself may start anywhere.
         if not found and all(self.pairs.covers(anchor.term, pod) for anchor in anchors):
             return with_key
@@ -326,10 +327,14 @@ class Assignment:
             yield (100 - crowd) * (scores.POD_RULES_WEIGHT / len(soft))
 
     def _has_keys(self, rules: tuple[SpreadRule, ...]) -> Mask:
-        ok = np.ones(self.nodes.height, np.bool_)
-        for rule in rules:
-            ok &= self._topology(rule.topology_key)[0] != 0
-        return ok
+        keys = frozenset(rule.topology_key for rule in rules)
+        known: Mask | None = self.nodes.memo.get(("keys", keys))
+        if known is None:
+            known = np.ones(self.nodes.height, np.bool_)
+            for key in keys:
+                known &= self._topology(key)[0] != 0
+            self.nodes.remember(("keys", keys), known)
+        return known
 
     def _spread_domains(
         self, pod: PodRequest, rule: SpreadRule, beside: tuple[SpreadRule, ...]

@@ -85,7 +85,7 @@ def test_pods_that_only_need_room_are_placed_wherever_there_is_some(
     check(nodes, placed, pods)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(node_lists(), pod_lists(plain_signatures, 3), pod_lists(picky_signatures))
 def test_rules_about_nodes_are_kept_and_nothing_else_keeps_a_pod_waiting(
     nodes: list[NodeView], placed: list[PodRequest], pods: list[PodRequest]
@@ -93,7 +93,7 @@ def test_rules_about_nodes_are_kept_and_nothing_else_keeps_a_pod_waiting(
     check(nodes, placed, pods)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(node_lists(), pod_lists(ANY, 6), pod_lists(ANY))
 def test_rules_about_other_pods_are_kept_within_a_batch_and_across_batches(
     nodes: list[NodeView], placed: list[PodRequest], pods: list[PodRequest]
