@@ -68,7 +68,7 @@ class _Entry:
 class _Node:
     """The books of one node. `free` is None while the node is unknown: then nothing is granted."""
 
-    __slots__ = ("allocatable", "claims", "free", "ports", "used", "version")
+    __slots__ = ("allocatable", "by", "claims", "free", "ports", "used", "version")
 
     def __init__(self, kinds: int) -> None:
         self.allocatable: dict[int, int] | None = None
@@ -77,6 +77,7 @@ class _Node:
         self.ports: dict[Port, int] = {}  # how many claims take it: bound pods may clash
         self.claims = 0
         self.version = 0
+        self.by = ""  # whose reservation changed it last; "" when something else did
 
 
 class Ledger:
@@ -184,14 +185,18 @@ class Ledger:
             if entry.claim.source == source and not entry.deadline:
                 yield uid
 
-    def usage_since(self, version: int) -> list[Usage]:
-        """What changed after that version, known nodes only, each once. From 0: everything."""
+    def usage_since(self, version: int, but_not_by: str = "") -> list[Usage]:
+        """What changed after that version, known nodes only, each once. From 0: everything.
+
+        but_not_by: the answers to that source's own reservations have told it of the others.
+        """
         changes = []
         for name in reversed(self._changed):
             node = self._nodes[name]
             if node.version <= version:
                 break
-            changes.append(self._usage(name, node))
+            if not node.by or node.by != but_not_by:
+                changes.append(self._usage(name, node))
         changes.reverse()
         return changes
 
@@ -226,6 +231,7 @@ class Ledger:
         if claim.demand.ports and filters.ports_clash(claim.demand.ports, node.ports):
             return Verdict(uid, "the node's free ports are not those that the pod wants")
         self._await_confirmation(self._enter(claim, now), now)
+        node.by = claim.source
         return Verdict(uid)
 
     def _enter(self, claim: Claim, deadline: float) -> _Entry:
@@ -263,6 +269,7 @@ class Ledger:
     def _touch(self, name: str, node: _Node) -> None:
         self._version += 1
         node.version = self._version
+        node.by = ""
         self._changed.pop(name, None)
         self._changed[name] = None
 

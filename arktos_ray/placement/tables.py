@@ -11,6 +11,7 @@ the ResourcePartition decides (design.md D8).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import lt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -220,15 +221,18 @@ class NodeTable:
             return False
         self._versions[row] = version
         for kind in used:
-            self.kind(kind)
+            if kind not in self.kinds:
+                self.kind(kind)
         get = used.get
-        now = np.array([get(kind, 0) for kind in self.kinds], np.int64)
-        freed = bool((now < self.used[:, row]).any())
+        now = [get(kind, 0) for kind in self.kinds]
+        # Lists, because for four numbers an array operation costs more than it saves.
+        before = self.used[:, row].tolist()
+        freed = any(map(lt, now, before))
         self.used[:, row] = now
-        self.free[:, row] = self.allocatable[:, row] - now
+        self.free[:, row] = self.allocatable[:, row] - self.used[:, row]
         if ports or row in self.ports:
-            before, after = self.ports.get(row, frozenset()), frozenset(ports)
-            freed = freed or not before <= after
+            taken, after = self.ports.get(row, frozenset()), frozenset(ports)
+            freed = freed or not taken <= after
             if after:
                 self.ports[row] = after
             else:

@@ -287,11 +287,12 @@ class Scheduling:
         while True:
             asked_at, breaks = self._clock.monotonic(), self._breaks[home]
             try:
-                held = await self._homes[home].peer.request("held", {"source": self._source})
+                held, rows = await self._homes[home].peer.request("held", {"source": self._source})
                 break
             except Failure:
                 await self._clock.sleep(next(waits))
         self._recovering.discard(home)
+        self._apply_usage(rows, force=False)
         granted: list[Grant] = []
         unwanted: list[str] = []
         for uid, path, node in held:
@@ -530,7 +531,9 @@ class Scheduling:
     def _apply_usage(self, rows: Sequence[Any], *, force: bool) -> None:
         freed = False
         for node, version, amounts, ports in rows:
-            taken = [(protocol, port, address) for protocol, port, address in ports]
+            taken = (
+                [(protocol, port, address) for protocol, port, address in ports] if ports else ()
+            )
             freed |= self._nodes.set_usage(node, version, amounts, taken, force=force)
         if freed:
             self._something_changed()
@@ -544,6 +547,7 @@ class _NodeFeed:
         self._home = home
         self._owner = owner
         self._nodes = owner._nodes
+        self._reader = {"source": owner._source}
         self.usage_known = asyncio.Event()
         self.feed = Feed(
             home.client, "nodes", owner._clock,
@@ -557,7 +561,7 @@ class _NodeFeed:
         while True:
             is_snapshot = True
             try:
-                async for complete, rows in self._home.peer.subscribe("usage", {}):
+                async for complete, rows in self._home.peer.subscribe("usage", self._reader):
                     # A snapshot counts whatever its versions: the ledger may have restarted.
                     self._owner._apply_usage(rows, force=is_snapshot)
                     if complete and is_snapshot:

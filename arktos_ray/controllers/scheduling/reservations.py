@@ -7,11 +7,13 @@ does not know what is there must not grant (design.md D8).
     reserve   {source, shapes: [[amounts, ports]], claims: [[uid, path, node, shape]]}
               -> [whys, held, usage]: per claim "" or why not; uid -> node where a refused pod is
               held already; the rows of the nodes that were asked for, as they are now
-    held      {source} -> [[uid, path, node]]: what that partition has reserved and not bound; its
-              scheduler carries on with these, so each gets its time anew
+    held      {source} -> [[[uid, path, node]], usage]: what that partition has reserved and not
+              bound, and the rows of those nodes; its scheduler carries on with them, so each
+              claim gets its time anew
     release   [uids] -> None: gives back what is reserved and, says the TenantPartition, not bound
-    usage     -> [complete, rows], ...: all nodes, in parts (complete: the last part), then changes
-              as they come; a slow reader gets several changes of a node as one
+    usage     {source} -> [complete, rows], ...: all nodes, in parts (complete: the last part),
+              then changes as they come, but not the source's own reservations, of which it has
+              the answers; a slow reader gets several changes of a node as one
 
 A row is [node, version, {resource: amount}, [[protocol, port, address]]].
 """
@@ -114,7 +116,10 @@ class Reservations:
     async def held(self, payload: Any) -> list[Any]:
         self._require_books(payload["source"])
         claims = self._ledger.renew(payload["source"], self._clock.monotonic())
-        return [[claim.uid, claim.path, claim.node] for claim in claims]
+        return [
+            [[claim.uid, claim.path, claim.node] for claim in claims],
+            _rows(self._ledger.usage_of({claim.node for claim in claims})),
+        ]
 
     async def release(self, payload: Any) -> None:
         self._require_books()
@@ -128,10 +133,13 @@ class Reservations:
         changed = asyncio.Event()
         self._waiting.add(changed)
         try:
-            version, complete = 0, False
+            version, complete, reader = 0, False, payload.get("source", "")
             while True:
-                changes = self._ledger.usage_since(version)
+                # Everything up to here is in `changes`, or left out for good.
+                newest = self._ledger.version
+                changes = self._ledger.usage_since(version, reader if complete else "")
                 if complete and not changes:
+                    version = newest
                     await changed.wait()
                     changed.clear()
                     continue
@@ -140,8 +148,7 @@ class Reservations:
                     part = changes[start : start + ROWS_PER_MESSAGE]
                     complete = complete or start + ROWS_PER_MESSAGE >= len(changes)
                     yield [complete, _rows(part)]
-                if changes:
-                    version = changes[-1].version
+                version = newest
         finally:
             self._waiting.discard(changed)
 
