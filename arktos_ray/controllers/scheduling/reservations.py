@@ -133,7 +133,7 @@ class Reservations:
         changed = asyncio.Event()
         self._waiting.add(changed)
         try:
-            version, complete, reader = 0, False, payload.get("source", "")
+            version, complete, reader = 0, False, (payload or {}).get("source", "")
             while True:
                 # Everything up to here is in `changes`, or left out for good.
                 newest = self._ledger.version

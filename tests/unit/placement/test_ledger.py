@@ -156,3 +156,35 @@ def test_pods_on_a_node_that_is_not_known_yet_count_when_it_registers() -> None:
     [verdict] = ledger.reserve([Claim("late", "a", Demand(((CPU, 2), (PODS, 1))))], now=0.0)
 
     assert verdict.why == "Insufficient cpu"
+
+
+def test_a_reader_is_spared_its_own_reservations_and_nobody_elses() -> None:
+    ledger = Ledger()
+    demand = Demand(((CPU, 1), (PODS, 1)))
+    for name in "ab":
+        ledger.set_node(name, {CPU: 10, PODS: 10})
+    before = ledger.version
+    ledger.reserve([Claim("u1", "a", demand, "tp1"), Claim("u2", "b", demand, "tp1")], 1.0)
+    ledger.reserve([Claim("u3", "b", demand, "tp2")], 1.0)
+
+    def heard(source: str) -> list[str]:
+        return [usage.node for usage in ledger.usage_since(before, source)]
+
+    assert heard("tp1") == ["b"]
+    assert heard("tp2") == ["a"]
+    assert heard("") == ["a", "b"]
+    ledger.release("u1")
+    assert heard("tp1") == ["b", "a"]
+
+
+def test_a_scheduler_that_carries_on_gets_the_whole_time_again() -> None:
+    ledger = Ledger()
+    ledger.set_node("a", {CPU: 10, PODS: 10})
+    demand = Demand(((CPU, 1), (PODS, 1)))
+    mine, other = Claim("mine", "a", demand, "tp1"), Claim("other", "a", demand, "tp2")
+    ledger.reserve([mine, other], 100.0)
+
+    assert ledger.renew("tp1", 130.0) == [mine]
+    assert ledger.expire(100.0 + UNCONFIRMED_S) == [other]
+    assert not ledger.is_overdue("mine", 100.0 + UNCONFIRMED_S)
+    assert ledger.is_overdue("mine", 130.0 + UNCONFIRMED_S)

@@ -104,3 +104,29 @@ def test_news_of_a_waiting_pod_do_not_shorten_its_backoff_unless_it_asks_for_som
     assert queue.take(0.5) == []
     queue.add(pod("p", shape=Signature(SHAPE.demand)))
     assert names(queue.take(0.5)) == ["p"]
+
+
+def test_only_who_waits_for_other_pods_is_woken_when_pods_come_and_go() -> None:
+    queue = Queue()
+    for name in ("room", "company"):
+        queue.add(pod(name))
+    for request in queue.take(0.0):
+        queue.failed(request, 0.0, sociable=request.path.endswith("company"))
+    assert queue.take(1.0) == []
+
+    assert queue.pods_changed()
+    assert names(queue.take(1.0)) == ["company"]
+    assert queue.changed()
+    assert names(queue.take(1.0)) == ["room"]
+
+
+def test_a_pod_held_out_of_turn_is_not_handed_out_as_well() -> None:
+    queue = Queue()
+    queue.add(pod("p"))
+    held = queue.hold("t/x/p")
+    assert held is not None
+    assert queue.take(0.0) == []
+    assert queue.hold("t/x/p") is None
+
+    queue.delay(held, 0.0)
+    assert queue.take(1.0) == [held]
