@@ -127,16 +127,19 @@ class Dispatcher:
 
     async def call(self, call: Call) -> Reply:
         """Raises only what says that no partition could be asked."""
-        resource = scheme.resource(call.gvr)
-        match home_of(call, resource, self._upstream):
-            case One(partition):
-                return await self._submit(partition, call)
-            case Search() as where:
-                return await self._search(call, where)
-            case Each(partitions) if call.verb == "list":
-                return await self._list(call, partitions)
-            case Each(partitions):
-                return await self._everywhere(call, partitions)
+        where = home_of(call, scheme.resource(call.gvr), self._upstream)
+        if isinstance(where, One):
+            return await self._submit(where.partition, call)
+        try:
+            # Several questions one after the other, and one deadline for all.
+            async with asyncio.timeout(self._limits.call_s):
+                if isinstance(where, Search):
+                    return await self._search(call, where)
+                if call.verb == "list":
+                    return await self._list(call, where.partitions)
+                return await self._everywhere(call, where.partitions)
+        except TimeoutError:
+            raise errors.Timeout("the partitions did not answer in time") from None
 
     def watch(self, call: Call) -> tuple[AsyncIterator[list[WatchEvent]], tuple[str, ...]]:
         """The events, and the partitions that they come from."""

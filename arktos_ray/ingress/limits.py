@@ -18,6 +18,9 @@ class Limits:
     connections_max: int = 10_000
     # Calls waiting for partitions. Then 429: 4,096 x 3 MiB is all the memory there is.
     calls_max: int = 4_096
+    # Of these one tenant may have a quarter, so that four noisy ones still leave the system
+    # tenant (nodes, administrators) as much as it needs. Then 429, for that tenant only.
+    calls_per_tenant_max: int = 1_024
     # As the Kubernetes API server: 60 s for a request, then 504.
     call_s: float = 60.0
     # A body that does not arrive within this time is answered with 408 and closed.
@@ -32,6 +35,8 @@ class Limits:
     watch_backlog_bytes_max: int = 4 * 1024 * 1024
     # More are answered with 429. A watch costs about 60 KB with TLS.
     watches_max: int = 8_000
+    # Of one tenant, as for calls. Followed logs count as well.
+    watches_per_tenant_max: int = 2_000
     # What a watch keeps for those who join it later: some 50 events, 512 MiB if all were full.
     watch_replay_bytes_max: int = 64 * 1024
     # Bookmarks for who asked, below the idle timeout of usual load balancers.

@@ -9,7 +9,7 @@ to decide. Not here: bodies, media types, and paths that name no object (see `Lo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote, unquote_plus
 
 from arktos_ray.api import errors, scheme
 from arktos_ray.api.calls import Call, User
@@ -208,14 +208,17 @@ def _segments(path: str) -> list[str]:
 
 
 def _query(query: str) -> dict[str, str]:
-    try:
-        pairs = parse_qsl(
-            query, keep_blank_values=True, errors="strict", max_num_fields=_QUERY_FIELDS_MAX
-        )
-    except ValueError:
-        raise errors.BadRequest("the query cannot be parsed") from None
+    pairs = query.split("&")
+    if len(pairs) > _QUERY_FIELDS_MAX:
+        raise errors.BadRequest("the query has too many fields")
     options: dict[str, str] = {}
-    for key, value in pairs:
-        if key in _OPTIONS:
-            options.setdefault(key, value)  # The first one counts, as upstream.
+    for pair in pairs:
+        key, _, value = pair.partition("=")
+        if key in _OPTIONS and key not in options:  # The first one counts, as upstream.
+            if "%" in value or "+" in value:
+                try:
+                    value = unquote_plus(value, errors="strict")
+                except UnicodeDecodeError:
+                    raise errors.BadRequest("the query is not UTF-8") from None
+            options[key] = value
     return options

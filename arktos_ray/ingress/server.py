@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from email.utils import formatdate
 from typing import Any
 
@@ -21,6 +21,7 @@ from aiohttp.web_request import BaseRequest
 
 from arktos_ray.api import errors
 from arktos_ray.api.calls import Call, Reply, User
+from arktos_ray.api.names import SYSTEM_TENANT
 from arktos_ray.base.clock import Clock
 from arktos_ray.base.ids import Ids
 from arktos_ray.base.tasks import Tasks
@@ -146,6 +147,35 @@ class _Server(web.Server):
                     connection.force_close()
 
 
+class _Shares:
+    """How much of something is in use: together, and by each tenant but the system's."""
+
+    def __init__(self, what: str, total_max: int, tenant_max: int) -> None:
+        self._what, self._total_max, self._tenant_max = what, total_max, tenant_max
+        self._of: dict[str, int] = {}
+        self.total = 0
+
+    def enter(self, tenant: str) -> None:
+        """Who enters leaves. Raises TooManyRequests; the total alone binds the system tenant."""
+        of = self._of.get(tenant, 0)
+        if self.total >= self._total_max:
+            raise errors.TooManyRequests(f"too many {self._what} are open here; try again")
+        if of >= self._tenant_max and tenant != SYSTEM_TENANT:
+            raise errors.TooManyRequests(
+                f'too many {self._what} of tenant "{tenant}" are open here; try again'
+            )
+        self._of[tenant] = of + 1
+        self.total += 1
+
+    def leave(self, tenant: str) -> None:
+        self.total -= 1
+        left = self._of[tenant] - 1
+        if left:
+            self._of[tenant] = left
+        else:
+            del self._of[tenant]
+
+
 def tls_context(certificate: str, key: str, client_ca: str | None) -> ssl.SSLContext:
     """TLS as we serve it: 1.2 or newer, a client certificate welcome when we know its CA."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -176,9 +206,10 @@ class Ingress:
         self._hub = streams.Hub(self._dispatcher, clock, self._tasks, self._limits)
         self._documents = Documents(discovery, openapi)
         self._metrics = Metrics(self._gauges)
-        self._calls = 0
+        most = self._limits
+        self._calls = _Shares("requests", most.calls_max, most.calls_per_tenant_max)
+        self._streams = _Shares("watches", most.watches_max, most.watches_per_tenant_max)
         self._watches: set[streams.Watcher] = set()
-        self._watch_tasks = 0
         self._stopping = False
         self._dated, self._date_line = 0, b""
         self._listeners: list[asyncio.Server] = []
@@ -309,13 +340,12 @@ class Ingress:
             call.body = await self._body(request)
             if call.body or call.verb in ("create", "update", "patch"):
                 call.content_type = http1.body_type(call.verb, headers.get("Content-Type", ""))
-        if self._calls >= self._limits.calls_max:
-            raise errors.TooManyRequests("too many requests are waiting; try again")
-        self._calls += 1
+        tenant = call.user.tenant
+        self._calls.enter(tenant)
         try:
             reply = await self._dispatcher.call(call)
         finally:
-            self._calls -= 1
+            self._calls.leave(tenant)
         return await self._finish(request, call, reply, form, start)
 
     async def _body(self, request: BaseRequest) -> bytes:
@@ -397,11 +427,20 @@ class Ingress:
         if websocket and "Origin" not in request.headers:
             raise errors.Forbidden("a WebSocket needs an Origin header")
         transport = request.transport
-        if self._watch_tasks >= self._limits.watches_max or self._stopping:
-            raise errors.TooManyRequests("too many watches are open; try again")
         if transport is None:
-            raise ConnectionResetError
-        self._watch_tasks += 1
+            raise ConnectionResetError("the client went away")
+        if self._stopping:
+            raise errors.Unavailable("this ingress is stopping")
+        self._streams.enter(call.user.tenant)
+        try:
+            return await self._watching(request, transport, call, form, timeout_s, websocket)
+        finally:
+            self._streams.leave(call.user.tenant)
+
+    async def _watching(
+        self, request: BaseRequest, transport: asyncio.Transport, call: Call, form: http1.Form,
+        timeout_s: float, websocket: bool,
+    ) -> Any:  # fmt: skip
         watcher: streams.Watcher | None = None
         fanout, after = self._hub.open(call, form)
         loop = asyncio.get_running_loop()
@@ -425,7 +464,6 @@ class Ingress:
             finally:
                 timer.cancel()
         finally:
-            self._watch_tasks -= 1
             if watcher is not None:
                 self._watches.discard(watcher)
             fanout.release(watcher)
@@ -461,7 +499,16 @@ class Ingress:
         reply = await self._dispatcher.call(call)
         if not reply.ok:
             raise errors.decode(reply.body)
-        logs = self._upstream.logs(call.tenant, call.namespace, call.name, call.options)
+        self._streams.enter(call.user.tenant)
+        try:
+            logs = self._upstream.logs(call.tenant, call.namespace, call.name, call.options)
+            return await self._following(request, call, logs)
+        finally:
+            self._streams.leave(call.user.tenant)
+
+    async def _following(
+        self, request: BaseRequest, call: Call, logs: AsyncIterator[bytes]
+    ) -> Answer:
         async with closing(logs) as chunks:
             first = await anext(chunks, b"")  # An initial refusal is a plain error.
             transport = request.transport
@@ -493,17 +540,17 @@ class Ingress:
         if path.split("/", 2)[1] in _HEALTH_PATHS:
             return self._health(request, local)
         if path == "/metrics":
-            if user.tenant != "system":
+            if user.tenant != SYSTEM_TENANT:
                 raise routes.forbidden_path(user, request.method, path)
             body, media = self._metrics.render(request.headers.get("Accept", ""))
             return self._respond(request, Reply(200, body), media)
         # A tenant's view for its users, and for administrators who come by its prefix.
         view = local.tenant or user.tenant
-        if user.tenant not in ("system", view):
+        if user.tenant not in (SYSTEM_TENANT, view):
             raise routes.forbidden_path(user, request.method, path)
         page = self._documents.page(
             path, request.headers.get("Accept", ""), request.headers.get("If-None-Match", ""),
-            system=view == "system",
+            system=view == SYSTEM_TENANT,
         )  # fmt: skip
         body = page.body
         if page.content_type == http1.JSON and http1.wants_pretty(
@@ -547,8 +594,8 @@ class Ingress:
     def _gauges(self) -> Mapping[str, tuple[str, float]]:
         server = self._server
         return {
-            "apiserver_current_inflight_requests": ("Calls waiting for partitions.", self._calls),
-            "apiserver_longrunning_requests": ("Watches open.", self._watch_tasks),
+            "apiserver_current_inflight_requests": ("Calls being answered.", self._calls.total),
+            "apiserver_longrunning_requests": ("Watches open.", self._streams.total),
             "apiserver_watch_streams": ("Upstream watches open.", self._hub.streams),
             "apiserver_watch_events_sent": ("Events written to watchers.", self._hub.sent),
             "arktos_ingress_connections": (

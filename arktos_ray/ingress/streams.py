@@ -132,7 +132,7 @@ class Fanout:
 
     async def ready(self) -> None:
         """Returns when something came, or nothing for a moment; raises an initial refusal."""
-        if not self._first.done():
+        if not self._first.done() and not self._watchers:
             # wait_for would cancel the future that all share.
             await asyncio.wait((self._first,), timeout=self._limits.watch_grace_s)
         if self.failure is not None and not self._recent:

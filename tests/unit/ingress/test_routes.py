@@ -178,6 +178,15 @@ def test_clients_cannot_reach_the_options_of_our_own_parts() -> None:
     assert c.options == {"limit": "5", "dryRun": "All"}
 
 
+def test_query_values_arrive_decoded() -> None:
+    c = call("GET", "/api/v1/pods?labelSelector=a%3Db%2Cc+in+%28d%29&watch&fieldSelector=x%3Dy=z")
+    assert c.verb == "watch"
+    assert c.options["labelSelector"] == "a=b,c in (d)"
+    assert c.options["fieldSelector"] == "x=y=z"
+    with pytest.raises(errors.BadRequest):
+        call("GET", "/api/v1/pods?labelSelector=%ff")
+
+
 def _targets(resource: scheme.Resource, tenant: str) -> list[tuple[str, str]]:
     base = f"/apis/{resource.group}/v1" if resource.group else "/api/v1"
     base = base.replace("/v1", f"/{resource.version}")

@@ -356,6 +356,19 @@ def test_too_many_calls_at_once_are_429() -> None:
     run(story())
 
 
+def test_a_noisy_tenant_does_not_use_up_what_the_others_need() -> None:
+    async def story() -> None:
+        async with serving(Limits(watches_per_tenant_max=1, watch_grace_s=0.02)) as client:
+            path = PODS + "?watch=1&resourceVersion=1000"
+            async with client.watch(path, token="bob"):
+                code, body, _ = await client.say("GET", path, token="bob")
+                assert (code, "acme" in body["message"]) == (429, True)
+                async with client.watch(path), client.watch(path):
+                    pass
+
+    run(story())
+
+
 def test_what_is_no_http_is_answered_with_a_status_and_closed() -> None:
     async def story() -> None:
         async with serving() as client:
@@ -669,7 +682,7 @@ def test_nothing_is_left_of_a_watcher_that_went_away() -> None:
             async with client.watch(PODS + "?watch=1&resourceVersion=1000"):
                 assert client.door._hub.streams == 1
             async with asyncio.timeout(5):
-                while client.door._hub.streams or client.door._watch_tasks:  # noqa: ASYNC110
+                while client.door._hub.streams or client.door._streams.total:  # noqa: ASYNC110
                     await asyncio.sleep(0.001)
 
     run(story())
