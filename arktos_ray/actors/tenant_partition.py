@@ -125,7 +125,7 @@ class ResourcePartition(TenantPartition):
         self.reservations.start()
 
     async def request(self, method: str, payload: Any) -> Any:
-        if method in ("reserve", "release"):
+        if method in ("reserve", "held", "release"):
             return await getattr(self.reservations, method)(payload)
         return await super().request(method, payload)
 
