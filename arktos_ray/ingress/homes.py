@@ -9,16 +9,11 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import orjson
-import yaml
-
-from arktos_ray.api import errors
+from arktos_ray.api import codec, errors
 from arktos_ray.api.calls import Call
 from arktos_ray.api.names import ALL_TENANTS, NODE_LEASE_NAMESPACE, SYSTEM_TENANT
 from arktos_ray.api.scheme import Home, Resource
-from arktos_ray.ingress.http1 import PROTOBUF, YAML
 from arktos_ray.ingress.port import Upstream
 
 _TENANTS, _EVENTS = "tenants", "events"
@@ -55,12 +50,12 @@ def home_of(call: Call, resource: Resource, upstream: Upstream) -> One | Each | 
         if resource.gvr == _TENANTS:
             if collection:
                 return _each(upstream.tenant_partitions())
-            return One(upstream.owner_of(call.name or _tenant_to_create(call)))
+            return One(upstream.owner_of(call.name or _tenant_to_create(call, resource)))
         if call.tenant == ALL_TENANTS:
             return _each(upstream.tenant_partitions())
         return One(upstream.owner_of(call.tenant))
     if resource.home is Home.RESOURCE_PARTITION:
-        return _among_hosts(call, collection, upstream)
+        return _among_hosts(call, resource, upstream)
 
     if call.tenant == ALL_TENANTS:
         return _each((*upstream.tenant_partitions(), *upstream.resource_partitions()))
@@ -68,7 +63,7 @@ def home_of(call: Call, resource: Resource, upstream: Upstream) -> One | Each | 
     if call.tenant != SYSTEM_TENANT:
         return One(own)
     if call.namespace == NODE_LEASE_NAMESPACE:
-        return _among_hosts(call, collection, upstream)
+        return _among_hosts(call, resource, upstream)
     # Node events lie beside their node, in whatever namespace; other leases with their tenant.
     events = resource.plural == _EVENTS
     if call.verb == "create" or (call.namespace and not events):
@@ -79,13 +74,13 @@ def home_of(call: Call, resource: Resource, upstream: Upstream) -> One | Each | 
     return _search(everywhere, own, call.name) if events else One(own)
 
 
-def _among_hosts(call: Call, collection: bool, upstream: Upstream) -> One | Each | Search:
+def _among_hosts(call: Call, resource: Resource, upstream: Upstream) -> One | Each | Search:
     partitions = upstream.resource_partitions()
     if not partitions:
         raise errors.Unavailable("no resource partition is known yet")
-    if collection:
+    if call.verb in _COLLECTION:
         return _each(partitions)
-    name = call.name or name_of(call.body, call.content_type)
+    name = call.name or name_of(call, resource)
     return _search(partitions, by_hash(name, partitions), name)
 
 
@@ -106,66 +101,22 @@ def by_hash(name: str, partitions: Sequence[str]) -> str:
     return partitions[zlib.crc32(name.encode()) % len(partitions)]
 
 
-def _tenant_to_create(call: Call) -> str:
-    name = name_of(call.body, call.content_type)
+def _tenant_to_create(call: Call, resource: Resource) -> str:
+    name = name_of(call, resource)
     if not name:
         # A generated name would only be known to a partition that need not own it.
         raise errors.BadRequest("a Tenant needs metadata.name")
     return name
 
 
-def name_of(body: bytes, content_type: str) -> str:
-    """metadata.name of an object that was sent; empty when it has none or cannot be read."""
-    if content_type == PROTOBUF:
-        return _name_in_protobuf(body)
+def name_of(call: Call, resource: Resource) -> str:
+    """metadata.name of the object that was sent; empty when it has none or cannot be read.
+
+    The codec does it because it survives whatever is sent; PyYAML alone overflows the C stack.
+    """
     try:
-        obj: Any = _yaml(body) if content_type == YAML else orjson.loads(body)
-        name = obj["metadata"]["name"]
-    except (ValueError, KeyError, TypeError, yaml.YAMLError):
-        return ""
+        obj = codec.decode_object(call.body, call.content_type, resource, codec.IGNORE).obj
+    except errors.Failure:
+        return ""  # The partition says what is wrong with it.
+    name = obj.get("metadata", {}).get("name", "")
     return name if isinstance(name, str) else ""
-
-
-def _yaml(body: bytes) -> Any:
-    return yaml.load(body, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-
-
-def _name_in_protobuf(body: bytes) -> str:
-    # "k8s\0" + Unknown{raw = 2}; in every kind 1 is the metadata, and there 1 is the name.
-    raw = _bytes_field(body[4:], 2) if body.startswith(b"k8s\0") else b""
-    return _bytes_field(_bytes_field(raw, 1), 1).decode(errors="replace")
-
-
-def _bytes_field(message: bytes, wanted: int) -> bytes:
-    """The first length-delimited field of that number; empty when absent or malformed."""
-    at = 0
-    try:
-        while at < len(message):
-            tag, at = _varint(message, at)
-            if tag & 7 == 2:
-                size, at = _varint(message, at)
-                if tag >> 3 == wanted:
-                    return message[at : at + size]
-                at += size
-            elif tag & 7 == 0:
-                _, at = _varint(message, at)
-            elif tag & 7 in (1, 5):
-                at += 8 if tag & 7 == 1 else 4
-            else:
-                return b""
-    except IndexError:
-        pass
-    return b""
-
-
-def _varint(message: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = message[at]
-        value |= (byte & 0x7F) << shift
-        at += 1
-        if byte < 0x80:
-            return value, at
-        shift += 7
-        if shift > 63:
-            raise IndexError("not a varint")

@@ -10,16 +10,16 @@ import functools
 import gzip
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
-import yaml
 
-from arktos_ray.api import errors
+from arktos_ray.api import codec, errors
 from arktos_ray.api.calls import WatchEvent
 
-JSON, YAML = "application/json", "application/yaml"
-PROTOBUF = "application/vnd.kubernetes.protobuf"
+JSON: Final = codec.JSON
+YAML: Final = codec.YAML
+PROTOBUF: Final = codec.PROTOBUF
 _BODIES = (JSON, YAML, PROTOBUF)
 _PATCHES = (
     "application/json-patch+json", "application/merge-patch+json",
@@ -145,9 +145,7 @@ def pretty(body: bytes) -> bytes:
 
 
 def to_yaml(body: bytes) -> bytes:
-    dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    text: str = yaml.dump(orjson.loads(body), Dumper=dumper, sort_keys=False, allow_unicode=True)
-    return text.encode()
+    return codec.encode_yaml(orjson.loads(body))
 
 
 def compress(body: bytes) -> bytes:
