@@ -34,6 +34,10 @@ Handler = Callable[[Object | None, Object | None], None]
 # A partition is back within 3 s of a crash (design.md D11): no reason to wait much longer.
 RETRY_FIRST_S = 0.05
 RETRY_LIMIT_S = 5.0
+# How long a write may wait for a view that hears nothing of it: twice this at most.
+PACE_S = 0.1
+# A view that hears nothing grows old: resuming it would need history that is long gone.
+REFRESH_S = 30.0
 
 
 class Informer:
@@ -103,7 +107,13 @@ class Informer:
         _, revision = await self._client.list(
             self.gvr, **self._scope, **{**self._selectors, "limit": "1"}
         )
+        await ask_progress(self._client, revision)
         return revision
+
+    @property
+    def awaited(self) -> int:
+        """The lowest revision that somebody waits for; 0 for none."""
+        return self._gates[0][0] if self._gates else 0
 
     async def _run(self) -> None:
         listed = False
@@ -123,6 +133,7 @@ class Informer:
                     **self._selectors,
                     resourceVersion=str(self.revision),
                     allowWatchBookmarks="true",
+                    progress="true",
                 ):
                     self._apply(batch)
                     waits = self._waits()
@@ -184,6 +195,16 @@ class Informer:
             handler(old, new)
 
 
+async def ask_progress(client: Client, revision: int) -> None:
+    """Has every watch on that partition say how far it is, at or beyond the revision.
+
+    A quiet resource has no events to tell it by. Partitions that cannot be asked say it unasked.
+    """
+    request = getattr(client.caller, "request", None)
+    if request is not None:
+        await request("progress", [revision])
+
+
 class Informers:
     """The informers of one partition, shared by the controllers that want the same view."""
 
@@ -204,6 +225,30 @@ class Informers:
     def start(self) -> None:
         for informer in self._informers.values():
             informer.start()
+        if hasattr(self._client.caller, "request"):
+            self._tasks.start(self._keep_pace(), "informers' progress")
+
+    async def _keep_pace(self) -> None:
+        """Asks for progress while somebody waits, and now and then for views that hear nothing.
+
+        The answer to one question may be lost with its connection, so it is asked again.
+        """
+        waited: set[Informer] = set()
+        asked = self._clock.monotonic()
+        while True:
+            await self._clock.sleep(PACE_S)
+            waiting = {each for each in self._informers.values() if each.awaited}
+            stuck = waiting & waited
+            waited = waiting
+            now = self._clock.monotonic()
+            if not stuck and now - asked < REFRESH_S:
+                continue
+            asked = now
+            try:
+                # Not a revision to wait for: where the watches are by now is enough.
+                await ask_progress(self._client, 0)
+            except Failure as failure:
+                log.debug("progress: %s", failure.message)
 
     async def synced(self) -> None:
         for informer in self._informers.values():

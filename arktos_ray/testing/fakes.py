@@ -296,14 +296,16 @@ class FakePartition:
             raise Conflict(f'{gvr} "{key.name}": the object has been modified')
         if meta.get("uid", before["uid"]) != before["uid"]:
             raise Conflict(f'{gvr} "{key.name}": the uid does not match')
+        kept = ("uid", "hashKey", "creationTimestamp", "generation", "deletionTimestamp")
         if subresource == "status":
-            new = {**old, "status": new.get("status", {}), "metadata": {**before}}
+            # As the real one does: labels, owners and annotations are those that were sent.
+            meta = {**meta, **{name: before[name] for name in kept if name in before}}
+            new = {**old, "status": new.get("status", {}), "metadata": meta}
         elif subresource == "finalize":
             new = {**old, "spec": new["spec"], "metadata": {**before}}
         else:
             if "status" in resource(gvr).subresources:
                 new = {**new, "status": old["status"]} if "status" in old else new
-            kept = ("uid", "hashKey", "creationTimestamp", "generation", "deletionTimestamp")
             meta = {**meta, **{name: before[name] for name in kept if name in before}}
             new = {**new, "metadata": meta}
             if resource(gvr).has_generation and new.get("spec") != old.get("spec"):

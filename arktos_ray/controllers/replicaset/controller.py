@@ -231,20 +231,8 @@ class ReplicaSets(Controller):
             why = ("FailedCreate" if too_few else "FailedDelete", failure.message)
         status, wait = planning.status(replica_set, pods, self._clock.now(), why)
         if status != replica_set.get("status"):
-            meta = replica_set["metadata"]
-            body = {
-                "apiVersion": API_VERSION,
-                "kind": KIND,
-                "metadata": {
-                    "name": meta["name"],
-                    "namespace": meta["namespace"],
-                    "tenant": meta["tenant"],
-                    "uid": meta["uid"],
-                    "resourceVersion": meta["resourceVersion"],
-                },
-                "spec": replica_set["spec"],
-                "status": status,
-            }
+            # All of it: a status write replaces labels, owners and annotations too.
+            body = {**replica_set, "status": status}
             [reply] = await self._client.write(
                 [self._client.calling("update", "replicasets.apps", key, body, "status")]
             )
