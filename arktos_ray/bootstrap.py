@@ -306,10 +306,9 @@ class _Driver:
                 self._tell({"progress": "actors", "done": ready, "of": len(actors)})
             if ready == len(actors):
                 return
-            broken = [s for s in states if s[2] >= _FAILED_STARTS_MAX and s[3]]
-            if broken:
-                name, _, _, failure = broken[0]
-                raise Refused(f"{name}: {failure}", f"its log: {places.logs / name}.log")
+            for name, (times, why) in places.failed_starts().items():
+                if times >= _FAILED_STARTS_MAX:
+                    raise Refused(f"{name}: {why}", f"its log: {places.logs / name}.log")
             if time.monotonic() > until:
                 late = ", ".join(
                     f"{n} ({state})" for n, state, _, _ in states if state != "running"
@@ -367,8 +366,10 @@ class _Driver:
                 self._cluster.ask("drain", None, 3 * (config.stop_deadline_s + 1.0) + 1.0)
             except Unavailable as error:
                 log.warning("not stopped in order: %s", error)
+            log.info("the actors have stopped")
             self._cluster.remove_supervisor()
             self._cluster.stop()
+            log.info("Ray has stopped")
         processes.end(processes.of_cluster(places.home), 2.0)
         shutil.rmtree(places.short, ignore_errors=True)
         places.note.unlink(missing_ok=True)
@@ -414,6 +415,10 @@ def ray_environment(places: Places) -> dict[str, str]:
         # Any free port: a second cluster on this machine has the default one.
         "DASHBOARD_METRIC_PORT": "0",
         "AUTOSCALER_METRIC_PORT": "0",
+        # Every process would report to the agent every 10 s: 3.5% of a core in the default
+        # cluster. What matters of them is in our own /metrics.
+        "RAY_enable_metrics_collection": "0",
+        "RAY_event_stats": "0",
     }
 
 

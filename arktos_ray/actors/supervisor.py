@@ -74,13 +74,12 @@ class Watched:
             self.stats = report["stats"]
             self._count(now)
 
-    def silent(self, message: str, now: float) -> None:
+    def silent(self, message: str) -> None:
         """No answer: it restarts, or it hangs."""
         if self.state != "starting":
             self.state = "silent"
         self.failures += 1
         self.failure = message
-        self.since = self.since or now
 
     def restarting(self, message: str) -> None:
         self.state, self.failures, self.failure = "restarting", 0, message
@@ -142,14 +141,15 @@ class Supervisor(Part):
         except Restarting as failure:
             watched.restarting(failure.message)
         except Failure as failure:
-            watched.silent(failure.message, self.clock.monotonic())
+            watched.silent(failure.message)
         why = hangs(
             watched, self.clock.monotonic(), int(self._health["failures_max"]),
             self._health["start_deadline_s"],
         )  # fmt: skip
         if why is not None and not self._draining:
-            log.error("%s: %s; killing its process", name, why)
+            # Without a process it is still on its way: Ray starts as many at once as it has cores.
             if await self._fleet.kill(name):
+                log.error("%s: %s; its process was killed", name, why)
                 watched.restarting(why)
 
     async def _attempt(self, what: str, work: Callable[[], Awaitable[None]]) -> None:

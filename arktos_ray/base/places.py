@@ -154,6 +154,15 @@ class Places:
         """The living process of that actor, from its own lock: true even while it hangs."""
         return lock_holder(self.run / f"{name}.lock")
 
+    def failed_starts(self) -> dict[str, tuple[int, str]]:
+        """Actors that could not start of late: how often, and why the last time."""
+        failed = {}
+        for path in self.run.glob("*.failure"):
+            with suppress(OSError, ValueError, KeyError):
+                said = json.loads(path.read_text())
+                failed[path.stem] = (int(said["times"]), str(said["why"]))
+        return failed
+
     # The note: what the driver last wrote about itself.
 
     def write_note(self, note: dict[str, Any]) -> None:

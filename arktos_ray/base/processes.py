@@ -175,16 +175,14 @@ def listener(port: int) -> int | None:
     for entry in os.listdir(_PROC):
         if entry.isdigit():
             with contextlib.suppress(OSError):
-                for descriptor in os.scandir(_PROC / entry / "fd"):
-                    if os.readlink(descriptor.path) in inodes:
+                for descriptor in os.listdir(_PROC / entry / "fd"):
+                    if os.readlink(_PROC / entry / "fd" / descriptor) in inodes:
                         return int(entry)
     return None
 
 
 # In this order: the first word that is found names the process.
 _ROLES = (
-    ("arktos_ray", "driver"),
-    ("arktos", "driver"),
     ("gcs_server", "ray head (GCS)"),
     ("raylet/raylet", "ray raylet"),
     ("ray-dashboard", "ray dashboard"),
@@ -199,6 +197,7 @@ _ROLES = (
     ("monitor.py", "ray autoscaler"),
     ("default_worker", "ray worker"),
     ("ray::", "ray worker"),
+    ("serve {", "driver"),
 )
 
 

@@ -1,0 +1,276 @@
+"""The command line: clear refusals before anything starts, the same words twice, fast."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from arktos_ray import bootstrap, cli
+from arktos_ray.base import processes
+from arktos_ray.base.places import Places
+from arktos_ray.config import Config
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(cli.main, [str(a) for a in arguments])
+
+
+# Before anything is started
+
+
+@pytest.fixture
+def free_port() -> int:
+    return bootstrap.free_port(0)
+
+
+def test_a_busy_port_is_refused_with_its_owner(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        result = run("up", "--detach", "--data-dir", tmp_path / "home", "--port", port)
+
+    assert result.exit_code == 1
+    assert f"port {port} is in use by process {os.getpid()}" in result.output
+    assert "--port" in result.output
+
+
+def test_an_address_of_another_machine_is_refused(tmp_path: Path, free_port: int) -> None:
+    home, port = tmp_path / "home", str(free_port)
+    result = run("up", "-d", "--data-dir", home, "--port", port, "--bind", "192.0.2.1")
+    assert result.exit_code == 1
+    assert "no such address on this machine" in result.output
+
+
+def test_a_directory_with_other_things_is_left_alone(tmp_path: Path, free_port: int) -> None:
+    (tmp_path / "thesis.tex").touch()
+    result = run("up", "-d", "--data-dir", tmp_path, "--port", free_port)
+    assert result.exit_code == 1
+    assert "not a directory of Arktos" in result.output
+    assert os.listdir(tmp_path) == ["thesis.tex"]
+
+
+def test_a_file_in_place_of_the_directory_is_refused(tmp_path: Path, free_port: int) -> None:
+    (tmp_path / "home").touch()
+    result = run("up", "-d", "--data-dir", tmp_path / "home", "--port", free_port)
+    assert result.exit_code == 1
+    assert "is a file, not a directory" in result.output
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "the disk is full"),
+        (errno.EROFS, "the disk is read-only"),
+        (errno.EACCES, "Permission denied"),
+    ],
+)
+def test_a_disk_that_takes_nothing_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, said: str
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", full)
+    config = Config(data_dir=tmp_path / "home", port=bootstrap.free_port(0))
+    with pytest.raises(bootstrap.Refused, match=said):
+        bootstrap.check(config, Places(config.data_dir))
+
+
+def test_a_nearly_full_disk_is_refused(tmp_path: Path) -> None:
+    config = Config(data_dir=tmp_path / "home", free_disk_mb_min=10**9)
+    with pytest.raises(bootstrap.Refused, match="MB are needed"):
+        bootstrap.check(config, Places(config.data_dir))
+
+
+def test_a_directory_that_someone_holds_is_refused(tmp_path: Path, free_port: int) -> None:
+    places = Places(tmp_path)
+    descriptor = places.hold()
+    me = processes.current()
+    try:
+        places.write_note({"pid": me.pid, "started": me.started, "phase": "running", "url": "u"})
+        result = run("up", "-d", "--data-dir", tmp_path, "--port", free_port)
+    finally:
+        os.close(descriptor)
+    assert result.exit_code == 0
+    assert "Already running" in result.output
+
+
+def test_an_unknown_key_is_not_understood(tmp_path: Path) -> None:
+    (tmp_path / "arktos.yaml").write_text("ports: 1")
+    result = run("up", "--config", tmp_path / "arktos.yaml", "--data-dir", tmp_path / "home")
+    assert result.exit_code == 2
+    assert "did you mean 'port'" in result.output
+
+
+# Without a cluster
+
+
+def test_down_and_status_without_a_cluster_say_so(tmp_path: Path) -> None:
+    down, status = run("down", "--data-dir", tmp_path), run("status", "--data-dir", tmp_path)
+    assert (down.exit_code, status.exit_code) == (0, 3)
+    assert "No cluster runs" in down.output
+    assert "No cluster runs" in status.output
+    as_json = json.loads(run("status", "--data-dir", tmp_path, "-o", "json").output)
+    assert (as_json["phase"], as_json["processes"]) == ("stopped", [])
+
+
+@pytest.mark.parametrize("command", [["tenant", "list"], ["tenant", "create", "acme"]])
+def test_commands_that_need_a_cluster_say_how_to_start_one(
+    tmp_path: Path, command: list[str]
+) -> None:
+    result = run(*command, "--data-dir", tmp_path)
+    assert result.exit_code == 3
+    assert "arktos up --detach" in result.output
+
+
+def test_down_ends_what_a_killed_driver_left(tmp_path: Path) -> None:
+    sleeper = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
+    environment = {**os.environ, processes.MARK: str(tmp_path)}
+    with subprocess.Popen(sleeper, env=environment, stdout=subprocess.PIPE) as left:
+        assert left.stdout is not None
+        left.stdout.readline()
+        assert "left processes behind" in run("status", "--data-dir", tmp_path).output
+        assert run("down", "--data-dir", tmp_path).exit_code == 0
+        assert left.wait(5) != 0
+
+
+def test_status_loads_neither_ray_nor_pydantic() -> None:
+    code = (
+        "import sys; from arktos_ray import cli\n"
+        "try: cli.main(['status', '--data-dir', '/nonexistent'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'ray', 'pydantic', 'asyncio', 'rich', 'yaml'} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.splitlines()[-1] == "[]"
+
+
+# With one: the front door is a stand-in
+
+
+class Door(BaseHTTPRequestHandler):
+    tenants: list[str]
+
+    def answer(self, code: int, body: Any) -> None:
+        raw = json.dumps(body).encode()
+        self.send_response(code)
+        self.send_header("Content-Length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def refuse(self, code: int, reason: str, message: str) -> None:
+        status = {"kind": "Status", "code": code, "reason": reason, "message": message}
+        self.answer(code, status)
+
+    def do_GET(self) -> None:
+        if self.path == "/arktos/v1/status":
+            part = {
+                "name": "tp-1", "role": "tenant partition", "pid": 1, "state": "running",
+                "epoch": 4, "restarts": 0, "failure": "",
+            }  # fmt: skip
+            process = {"pid": 1, "role": part["role"], "name": "tp-1", "pss_bytes": 7 << 20}
+            partition = {
+                "name": "tp-1", "kind": "tenant", "state": "running", "epoch": 4, "tenants": 2,
+                "nodes": 0, "pods": 9, "objects": 12, "watches": 3, "rates": {"calls": 1.5},
+            }  # fmt: skip
+            self.answer(
+                200,
+                {
+                    "cluster": {"home": "/h", "url": "http://u", "dashboard": ""},
+                    "parts": [part], "partitions": [partition],
+                    "processes": [{**process, "cpu_s": 1.0, "rss_bytes": 0}],
+                    "totals": {
+                        "tenants": 2, "nodes": 0, "pods": 9, "objects": 12, "pss_bytes": 7 << 20,
+                    },
+                },
+            )  # fmt: skip
+        elif self.path == "/api/v1/tenants":
+            self.answer(200, {"items": [{"metadata": {"name": t}} for t in self.tenants]})
+        else:
+            self.refuse(404, "NotFound", "not found")
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or "{}")
+        if self.path.endswith("/token"):
+            self.answer(200, {"token": f"token-of-{self.path.split('/')[-2]}"})
+        elif body["metadata"]["name"] in self.tenants:
+            self.refuse(409, "AlreadyExists", 'tenants "acme" already exists')
+        else:
+            self.tenants.append(body["metadata"]["name"])
+            self.answer(201, body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    Door.tenants = ["system"]
+    with HTTPServer(("127.0.0.1", 0), Door) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        me = processes.current()
+        note = {
+            "pid": me.pid, "started": me.started, "phase": "running", "home": str(tmp_path),
+            "url": f"http://127.0.0.1:{server.server_port}",
+        }  # fmt: skip
+        Places(tmp_path).write_note(note)
+        yield tmp_path
+        server.shutdown()
+        thread.join()
+
+
+def test_a_tenant_comes_with_a_kubeconfig_that_reaches_it(home: Path) -> None:
+    result = run("tenant", "create", "acme", "--data-dir", home)
+
+    config = yaml.safe_load(result.output)
+    assert config["users"] == [{"name": "acme", "user": {"token": "token-of-acme"}}]
+    assert config["contexts"][0]["context"]["namespace"] == "default"
+    assert "acme" in run("tenant", "list", "--data-dir", home, "-o", "name").output.split()
+
+
+def test_a_kubeconfig_is_written_for_its_owner_only(home: Path, tmp_path: Path) -> None:
+    out = tmp_path / "acme.kubeconfig"
+    result = run("tenant", "create", "acme", "--data-dir", home, "-o", out)
+    assert f"kubectl --kubeconfig {out}" in result.output
+    assert out.stat().st_mode & 0o077 == 0
+
+
+def test_a_tenant_that_exists_is_an_error_with_the_way_on(home: Path) -> None:
+    run("tenant", "create", "acme", "--data-dir", home)
+    result = run("tenant", "create", "acme", "--data-dir", home)
+    assert result.exit_code == 1
+    assert "arktos kubeconfig acme" in result.output
+
+
+def test_status_shows_partitions_and_processes(home: Path) -> None:
+    result = run("status", "--data-dir", home)
+    assert result.exit_code == 0
+    line = next(line for line in result.output.splitlines() if line.startswith("tp-1"))
+    assert line.split() == ["tp-1", "tenant", "running", "4", "2", "0", "9", "12", "3", "1.5"]
+    assert "7 MB" in result.output
+
+
+def test_without_its_ingress_status_says_what_it_knows_and_why(home: Path) -> None:
+    note = Places(home).read_note()
+    assert note is not None
+    port = bootstrap.free_port(0)
+    Places(home).write_note({**note, "url": f"http://127.0.0.1:{port}"})
+
+    found = json.loads(run("status", "--data-dir", home, "-o", "json").output)
+
+    assert found["source"] == "processes"
+    assert "does not answer" in found["reason"]
+    assert found["phase"] == "running"

@@ -1,0 +1,84 @@
+"""What the configuration promises: typos are refused, flags win, and every flag is a key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pytest
+
+from arktos_ray import cli
+from arktos_ray.config import Config, ConfigError, load
+
+
+def test_the_default_is_two_of_each_on_loopback_with_tls() -> None:
+    config = load(None, {})
+
+    assert (config.tenant_partitions, config.resource_partitions) == (2, 2)
+    assert config.simulated_nodes == 100
+    assert config.bind == "127.0.0.1"
+    assert not config.insecure
+
+
+def test_a_flag_wins_over_the_file_and_the_file_over_the_default(tmp_path: Path) -> None:
+    file = tmp_path / "arktos.yaml"
+    file.write_text("simulated-nodes: 7\nport: 7000\n")
+
+    config = load(file, {"port": 8000, "bind": None})
+
+    assert (config.simulated_nodes, config.port, config.bind) == (7, 8000, "127.0.0.1")
+
+
+def test_an_unknown_key_is_refused_and_the_closest_one_named(tmp_path: Path) -> None:
+    file = tmp_path / "arktos.yaml"
+    file.write_text("simulated-node: 7\n")
+
+    with pytest.raises(ConfigError, match=r"unknown key 'simulated-node'.*'simulated-nodes'"):
+        load(file, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("port: many", "port"),
+        ("port: 70000", "less than or equal to 65535"),
+        ("simulated-mode: slow", "'kubemark' or 'instant'"),
+        ("tenant-partitions: 60\nresource-partitions: 5", "together are at most 64"),
+        ("- a\n- b", "expected keys and values"),
+        ("a: [", "not YAML"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_the_file_and_the_reason(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    file = tmp_path / "arktos.yaml"
+    file.write_text(text)
+
+    with pytest.raises(ConfigError) as caught:
+        load(file, {})
+    assert said in str(caught.value)
+    assert str(file) in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        load(tmp_path / "no.yaml", {})
+
+
+def test_an_empty_file_is_the_default(tmp_path: Path) -> None:
+    (tmp_path / "arktos.yaml").write_text("# nothing yet\n")
+    assert load(tmp_path / "arktos.yaml", {}) == Config()
+
+
+def test_every_flag_of_up_is_a_key_and_tells_its_true_default() -> None:
+    about_up = {"file", "detach", "help"}
+    for option in cli.up.params:
+        assert isinstance(option, click.Option)
+        if option.name in about_up:
+            continue
+        field = Config.model_fields[str(option.name)]
+        said = (option.help or "").rpartition("[")[2].rstrip("]") if "[" in str(option.help) else ""
+        if isinstance(field.default, int) and not isinstance(field.default, bool):
+            assert said == str(field.default), option.name
+        if option.name in ("bind", "data_dir", "simulated_mode", "transport"):
+            assert said == str(field.default), option.name
