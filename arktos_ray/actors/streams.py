@@ -25,7 +25,7 @@ import msgpack
 
 from arktos_ray.api import errors
 from arktos_ray.api.calls import Call, Peer, Reply, WatchEvent
-from arktos_ray.api.errors import Failure, Unavailable
+from arktos_ray.api.errors import Failure, Unavailable, Unreached
 from arktos_ray.base.tasks import Tasks
 
 CALL, REPLY, REQUEST, ANSWER, WATCH, EVENTS, SUBSCRIBE, ITEM, END, CANCEL, CREDIT = range(11)
@@ -421,7 +421,12 @@ class StreamPeer:
             self._connecting = asyncio.Lock()
         async with self._connecting:
             if self._end is None or self._end.dead:
-                self._end = await self._connect()
+                try:
+                    self._end = await self._connect()
+                except Unreached:
+                    raise
+                except Unavailable as failure:
+                    raise Unreached(failure.message) from failure
             return self._end
 
     async def call(self, calls: Sequence[Call]) -> list[Reply]:
@@ -468,5 +473,5 @@ async def connect_socket(name: str, address: str) -> ClientEnd:
     try:
         await loop.create_unix_connection(lambda: pipe, path)
     except OSError as error:
-        raise Unavailable(f"{name}: nobody answers at its address ({error.strerror})") from error
+        raise Unreached(f"{name}: nobody answers at its address ({error.strerror})") from error
     return ends[0]

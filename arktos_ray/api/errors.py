@@ -131,6 +131,11 @@ class Unavailable(Failure):
     code, reason = 503, "ServiceUnavailable"
 
 
+class Unreached(Unavailable):
+    """Nothing was sent: it has not happened, and may be repeated freely. Known to the sender only;
+    to whoever is told of it, it is Unavailable."""
+
+
 class Timeout(Failure):
     """Not done in the time that was given."""
 

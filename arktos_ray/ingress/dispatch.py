@@ -33,6 +33,7 @@ _FOUND_MAX = 200_000
 _MEMBER_BATCHES_MAX = 64
 _PROGRESS_REPEAT_S = 0.5
 _READS, _WRITES = "reads", "writes"
+_SAFE = ("get", "list")
 
 
 class _Lane:
@@ -77,7 +78,7 @@ class _Lane:
         left_s = self._limits.call_s - (self._loop.time() - batch[0][2])
         try:
             calls = [call for call, _, _ in batch]
-            replies = await ask(self._upstream, self._partition, calls, left_s)
+            replies = await ask(self._upstream, self._partition, calls, left_s, self._limits)
             for (_, answer, _), reply in zip(batch, replies, strict=True):
                 if not answer.done():
                     answer.set_result(reply)
@@ -104,12 +105,26 @@ async def closing(iterator: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]
 
 
 async def ask(
-    upstream: Upstream, partition: str, calls: Sequence[Call], left_s: float
+    upstream: Upstream, partition: str, calls: Sequence[Call], left_s: float, limits: Limits
 ) -> list[Reply]:
-    """One batch. Failures of the way are replies too, the same for every call."""
+    """One batch. Failures of the way are replies too, the same for every call.
+
+    While the partition restarts, what is safe to repeat is repeated: reads, and whatever never
+    left this process.
+    """
+    loop = asyncio.get_running_loop()
+    patient_until = loop.time() + min(limits.restart_s, left_s) - limits.restart_pause_s
+    only_reads = all(call.verb in _SAFE for call in calls)
     try:
         async with asyncio.timeout(left_s):
-            return await upstream.peer(partition).call(calls)
+            while True:
+                try:
+                    return await upstream.peer(partition).call(calls)
+                except errors.Unavailable as error:
+                    repeatable = only_reads or isinstance(error, errors.Unreached)
+                    if not repeatable or loop.time() > patient_until:
+                        raise
+                await asyncio.sleep(limits.restart_pause_s)
     except TimeoutError:
         failure: errors.Failure = errors.Timeout(f"{partition} did not answer in time")
     except errors.Failure as error:
@@ -169,7 +184,7 @@ class Dispatcher:
         return lane.submit(call)
 
     async def _alone(self, partition: str, call: Call) -> Reply:
-        [reply] = await ask(self._upstream, partition, [call], self._limits.call_s)
+        [reply] = await ask(self._upstream, partition, [call], self._limits.call_s, self._limits)
         return reply
 
     # Objects that may be in one of several partitions.

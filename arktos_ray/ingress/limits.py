@@ -23,6 +23,10 @@ class Limits:
     calls_per_tenant_max: int = 1_024
     # As the Kubernetes API server: 60 s for a request, then 504.
     call_s: float = 60.0
+    # A partition that restarts serves again within 3 s. Calls that never reached it, and reads,
+    # wait for it this long before they are answered with 503.
+    restart_s: float = 5.0
+    restart_pause_s: float = 0.1
     # A body that does not arrive within this time is answered with 408 and closed.
     body_s: float = 30.0
     # Time for the headers of a request, from its first byte; also for the first request of a

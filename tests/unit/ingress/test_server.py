@@ -346,6 +346,37 @@ def test_a_silent_partition_is_504_and_a_missing_one_503_with_a_hint_to_retry() 
     run(story())
 
 
+def test_a_restart_is_waited_for_by_whoever_may_ask_twice() -> None:
+    async def story() -> None:
+        async with serving(Limits(restart_pause_s=0.001)) as client:
+            real, tries = client.up.peer("tp-1"), []
+
+            class Restarting:
+                """Lost once, unreachable once, then there."""
+
+                async def call(self, calls: list[Call]) -> list[Reply]:
+                    tries.append(calls[0].verb)
+                    if len(tries) == 1:
+                        raise errors.Unavailable("the connection was lost")
+                    if len(tries) == 2:
+                        raise errors.Unreached("nobody answers")
+                    return await real.call(calls)
+
+            client.up.peer = lambda partition: Restarting()  # type: ignore[method-assign,assignment,return-value]
+            assert (await client.say("GET", PODS))[0] == 200
+            assert len(tries) == 3
+
+            tries.clear()
+            code, _, _ = await client.say("POST", PODS, b"{}")
+            assert (code, tries) == (503, ["create"]), "a write that was lost may have happened"
+            tries[:] = ["create"]
+            code, _, _ = await client.say("POST", PODS, b"{}")
+            assert code != 503
+            assert tries == ["create"] * 3, "one that was never sent is sent"
+
+    run(story())
+
+
 def test_too_many_calls_at_once_are_429() -> None:
     async def story() -> None:
         async with serving(Limits(calls_max=0, watches_max=0)) as client:
