@@ -82,7 +82,7 @@ python_packages() {
   wanted="$(sha256sum pyproject.toml | cut -d' ' -f1) $PWD"
   [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && return
   say "installing Python packages (a minute or two, once)"
-  "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --retries 5 -e '.[dev]'
+  "$VENV/bin/python" -m pip install -qq --disable-pip-version-check --retries 5 -e '.[dev]'
   printf '%s' "$wanted" > "$stamp"
 }
 

@@ -146,11 +146,10 @@ class Supervisor(Part):
             watched, self.clock.monotonic(), int(self._health["failures_max"]),
             self._health["start_deadline_s"],
         )  # fmt: skip
-        if why is not None and not self._draining:
-            # Without a process it is still on its way: Ray starts as many at once as it has cores.
-            if await self._fleet.kill(name):
-                log.error("%s: %s; its process was killed", name, why)
-                watched.restarting(why)
+        # Without a process it is still on its way: Ray starts as many at once as it has cores.
+        if why is not None and not self._draining and await self._fleet.kill(name):
+            log.error("%s: %s; its process was killed", name, why)
+            watched.restarting(why)
 
     async def _attempt(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
         if self._draining:

@@ -6,6 +6,7 @@ Run as `python standins.py HOME [COUNT]`: it is what `arktos serve` is for the r
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import time
@@ -65,6 +66,7 @@ def main() -> int:
         print(json.dumps(event), flush=True)
 
     os.environ["PYTHONPATH"] = str(Path(__file__).parent)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     return bootstrap.serve(config, tell)
 
 
