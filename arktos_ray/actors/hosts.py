@@ -47,7 +47,11 @@ class NodeHost(Part):
 
         spec = self.spec
         runtime = Containerd(
-            spec["containerd"], Path(spec["home"]) / "pods", self.clock, node_name=spec["node"]
+            spec["containerd"],
+            Path(spec["home"]) / "pods",
+            self.clock,
+            node_name=spec["node"],
+            offline=spec.get("offline", False),
         )
         self.agent = NodeAgent(
             spec["node"], self.client(spec["resource_partition"]),

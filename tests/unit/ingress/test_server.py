@@ -367,10 +367,10 @@ def test_a_restart_is_waited_for_by_whoever_may_ask_twice() -> None:
             assert len(tries) == 3
 
             tries.clear()
-            code, _, _ = await client.say("POST", PODS, b"{}")
+            code, _, _ = await client.say("POST", PODS, b'{"metadata":{"name":"z"}}')
             assert (code, tries) == (503, ["create"]), "a write that was lost may have happened"
             tries[:] = ["create"]
-            code, _, _ = await client.say("POST", PODS, b"{}")
+            code, _, _ = await client.say("POST", PODS, b'{"metadata":{"name":"z"}}')
             assert code != 503
             assert tries == ["create"] * 3, "one that was never sent is sent"
 
