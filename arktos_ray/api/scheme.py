@@ -78,7 +78,14 @@ _APPS = "k8s.io.api.apps.v1."
 
 def _namespaced(group: str, plural: str, kind: str, schema: str, **more: object) -> Resource:
     return Resource(
-        group, "v1", plural, kind, kind.lower(), Scope.NAMESPACED, schema, **more  # type: ignore[arg-type]
+        group,
+        "v1",
+        plural,
+        kind,
+        kind.lower(),
+        Scope.NAMESPACED,
+        schema,
+        **more,  # type: ignore[arg-type]
     )
 
 
