@@ -89,11 +89,11 @@ class WorkQueue(Generic[K]):
             return True
         return False
 
-    def failed(self, key: K, now: float) -> float:
+    def failed(self, key: K, now: float, limit: float = BACKOFF_LIMIT_S) -> float:
         """Try again later; returns how much later."""
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
-        delay = min(BACKOFF_FIRST_S * 2.0 ** min(failures, 30), BACKOFF_LIMIT_S)
+        delay = min(BACKOFF_FIRST_S * 2.0 ** min(failures, 30), limit)
         self.add(key, now, delay)
         return delay
 
@@ -150,8 +150,8 @@ class AsyncWorkQueue(Generic[K]):
         if self._queue.done(key):
             self._wake(1)
 
-    def failed(self, key: K) -> float:
-        delay = self._queue.failed(key, self._clock.monotonic())
+    def failed(self, key: K, limit: float = BACKOFF_LIMIT_S) -> float:
+        delay = self._queue.failed(key, self._clock.monotonic(), limit)
         self._arm()
         return delay
 

@@ -28,6 +28,9 @@ from arktos_ray.client.workqueue import AsyncWorkQueue
 
 log = logging.getLogger(__name__)
 
+# A partition is back within 3 s of a crash (design.md D11).
+UNAVAILABLE_WAIT_MAX_S = 2.0
+
 K = TypeVar("K", bound=Hashable)
 # Seconds after which to look again even if nothing happens; None for not at all.
 Reconcile = Callable[[K], Awaitable[float | None]]
@@ -46,7 +49,7 @@ class Loop(Generic[K]):
         workers: int = 4,
         gates: Sequence[Informer] = (),
     ) -> None:
-        """gates: the views that reconcile decides on and writes to."""
+        """gates: the views that reconcile decides on and writes to, all of one partition."""
         self.name = name
         self._reconcile = reconcile
         self._tasks = tasks
@@ -81,18 +84,19 @@ class Loop(Generic[K]):
             key = await self._queue.get()
             try:
                 if key in self._uncertain:
-                    for informer in self._gates:
-                        self.wrote(key, informer, await informer.fence())
-                    self._uncertain.discard(key)
+                    await self._fence(key)
                 if self._is_held(key):
                     continue
                 again = await self._reconcile(key)
             except Conflict as failure:
                 log.debug("%s %s: %s", self.name, key, failure.message)
                 self._queue.failed(key)
+            except (Unavailable, Timeout) as failure:
+                # Not the key's fault: soon after the partition is back, everything goes on.
+                self._uncertain.add(key)
+                self._queue.failed(key, UNAVAILABLE_WAIT_MAX_S)
+                log.info("%s %s: %s", self.name, key, failure.message)
             except Failure as failure:
-                if isinstance(failure, Unavailable | Timeout):
-                    self._uncertain.add(key)
                 delay = self._queue.failed(key)
                 log.info("%s %s: %s; again in %.3f s", self.name, key, failure.message, delay)
             except Exception:
@@ -106,6 +110,15 @@ class Loop(Generic[K]):
                     self._queue.add(key, max(again, 0.001))
             finally:
                 self._queue.done(key)
+
+    async def _fence(self, key: K) -> None:
+        """Whatever became of a lost write, the views will have seen it."""
+        if self._gates:
+            # One question for all: they are views of one partition.
+            revision = await self._gates[0].fence()
+            for informer in self._gates:
+                self.wrote(key, informer, revision)
+        self._uncertain.discard(key)
 
     def _is_held(self, key: K) -> bool:
         expected = self._expected.get(key)
