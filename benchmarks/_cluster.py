@@ -121,7 +121,9 @@ class Cluster:
         for number in range(count):
             letter = chr(ord("a") + (26 * number) // count)
             name = f"{letter}-bench-{run}"
-            self.request("POST", "/api/v1/tenants", _named("Tenant", name, spec={}))
+            self.request(
+                "POST", "/api/v1/tenants", _named("Tenant", name, spec={"storageClusterId": "0"})
+            )
             names.append(name)
             self._tenants.append(name)
         for name in names:
@@ -216,7 +218,10 @@ def cluster(
 
 
 @contextlib.contextmanager
-def own_cluster(nodes: int, mode: str, settings: tuple[str, ...] = ()) -> Iterator[Cluster]:
+def own_cluster(
+    nodes: int, mode: str, settings: tuple[str, ...] = (), *, wait: bool = True
+) -> Iterator[Cluster]:
+    """wait: until its nodes are registered."""
     home = Path(tempfile.mkdtemp(prefix="arktos-bench-"))
     data = home / "cluster"
     file = home / "arktos.yaml"
@@ -234,7 +239,7 @@ def own_cluster(nodes: int, mode: str, settings: tuple[str, ...] = ()) -> Iterat
             took = time.monotonic() - begun
             found = Cluster(target(data / "admin.kubeconfig"), data / "admin.kubeconfig", took)
             until = time.monotonic() + _READY_DEADLINE_S
-            while found.nodes() < nodes:
+            while wait and found.nodes() < nodes:
                 if time.monotonic() > until:
                     raise click.ClickException(f"only {found.nodes()} of {nodes} nodes came")
                 time.sleep(0.5)

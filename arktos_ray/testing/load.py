@@ -58,8 +58,12 @@ class Template:
         if body:
             head += [f"Content-Type: {media}", f"Content-Length: {size}"]
         self._pieces = ("\r\n".join(head).encode() + _HEAD_END + body).split(SLOT)
+        self._size = sum(lengths)
+        self._body_from = len(self._pieces) - 1 - len(lengths)
 
     def render(self, *values: bytes) -> bytes:
+        # Otherwise the server waits for the rest of the body, and nobody knows why.
+        assert sum(map(len, values[self._body_from :])) == self._size, values
         pieces = self._pieces
         whole = [pieces[0]]
         for value, piece in zip(values, pieces[1:], strict=True):
@@ -114,7 +118,9 @@ class Load:
         self._began = 0.0
         self._busy = 0
         self._done: asyncio.Future[None] | None = None
+        # Told of each answer: when it came, and its code.
         self.on_answer: Callable[[float, int], None] | None = None
+        self.last_sent = 0.0  # when the request of the last answer left
 
     async def open(self) -> None:
         for _ in range(self._count):
@@ -184,6 +190,7 @@ class Load:
         outcome.codes[code] += 1
         outcome.bytes_read += size
         outcome.latencies_s.append(now - connection.since)
+        self.last_sent = connection.sent
         if code >= 400 and not outcome.first_refusal:
             outcome.first_refusal = f"{code}: {text[:300].decode(errors='replace')}"
         if self.on_answer is not None:
@@ -213,7 +220,7 @@ class _Connection(asyncio.Protocol):
 
     __slots__ = (
         "_answered", "_chunked", "_code", "_head", "_left", "_size", "_tail", "_transport",
-        "since", "waiting",
+        "sent", "since", "waiting",
     )  # fmt: skip
 
     def __init__(self, answered: Callable[[_Connection, int, int, bytes], None]) -> None:
@@ -224,13 +231,13 @@ class _Connection(asyncio.Protocol):
         self._left = self._code = self._size = 0
         self._chunked = False
         self.waiting = False
-        self.since = 0.0
+        self.since = self.sent = 0.0  # when the request was due, and when it left
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
 
     def send(self, request: bytes, since: float) -> None:
-        self.since, self.waiting = since, True
+        self.since, self.sent, self.waiting = since, time.perf_counter(), True
         if self._transport is None or self._transport.is_closing():
             self._finish(_LOST, b"the connection is closed")
         else:
