@@ -76,12 +76,14 @@ def nodes(obj: Object) -> tuple[str, ...]:
 
 
 class Index:
-    """0.7 us to put an object that changed none of its columns, with three columns."""
+    """2 us to put an object that changed none of its three columns (on busy cores)."""
 
     def __init__(self) -> None:
         self._objects: dict[Key, Object] = {}
         # Dicts as ordered sets: the order of answers must not depend on string hashing.
         self._columns: dict[Column, dict[Hashable, dict[Key, None]]] = {}
+        # What each object is filed under: half the work of a put would be to compute it again.
+        self._filed: dict[Column, dict[Key, tuple[Hashable, ...]]] = {}
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -129,26 +131,29 @@ class Index:
         """Returns what was there before."""
         old = self._objects.get(key)
         self._objects[key] = obj
-        for column, values in self._columns.items():
-            before = () if old is None else column(old)
+        for column, filed in self._filed.items():
+            before = filed.get(key, ())
             after = column(obj)
             if before != after:
-                _move(values, key, before, after)
+                filed[key] = after
+                _move(self._columns[column], key, before, after)
         return old
 
     def remove(self, key: Key) -> Object | None:
         old = self._objects.pop(key, None)
         if old is not None:
             for column, values in self._columns.items():
-                _move(values, key, column(old), ())
+                _move(values, key, self._filed[column].pop(key, ()), ())
         return old
 
     def _column(self, column: Column) -> dict[Hashable, dict[Key, None]]:
         values = self._columns.get(column)
         if values is None:
             values = self._columns[column] = {}
+            filed = self._filed[column] = {}
             for key, obj in self._objects.items():
-                _move(values, key, (), column(obj))
+                filed[key] = after = column(obj)
+                _move(values, key, (), after)
         return values
 
 

@@ -5,7 +5,9 @@ that a controller can wait until it has seen its own last write. Lists again whe
 when the partition is Unavailable it waits, and resumes from where it was.
 
 Not a filter: selectors are the server's work, so that n shards do not multiply traffic.
-Measured for a Pod of 2 KB: 9 us an event, of which orjson.loads takes 6.
+Measured for a Pod of 2 KB on busy cores: 14 us an event, of which orjson.loads takes 7 and letting
+go of the old object 2. The collector of cycles costs more than that again when it walks over many
+decoded objects: an actor with large views should raise its thresholds (`gc.freeze`).
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ class WorkQueue(Generic[K]):
 
 
 class AsyncWorkQueue(Generic[K]):
-    """The same, for tasks that wait. 4 us for add, get and done with nobody waiting."""
+    """The same, for tasks that wait. 1 us for add, get and done with nobody waiting."""
 
     def __init__(self, clock: Clock, tasks: Tasks, name: str = "queue") -> None:
         self._clock = clock

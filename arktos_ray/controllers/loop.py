@@ -37,7 +37,7 @@ Reconcile = Callable[[K], Awaitable[float | None]]
 
 
 class Loop(Generic[K]):
-    """25 us a key beside the work itself, most of it the two switches between tasks."""
+    """2 us a key beside the work itself when keys are waiting, 12 when a task must be woken."""
 
     def __init__(
         self,

@@ -61,7 +61,7 @@ class Garbage(Controller):
         self._loop.start()
 
     def _changed(self, row: Resource, old: Object | None, new: Object | None) -> None:
-        """2 us for a pod that has one owner, and keeps it."""
+        """1.3 us for a pod that has one owner, and keeps it."""
         before = () if old is None else old["metadata"].get("ownerReferences") or ()
         after = () if new is None else new["metadata"].get("ownerReferences") or ()
         if new is None:

@@ -80,7 +80,7 @@ class NodeLifecycle(Controller):
             await self._clock.sleep(PERIOD_S)
 
     async def look(self) -> None:
-        """One look at all nodes. 2 us a node."""
+        """One look at all nodes. 2.2 us a node: 0.13 s for 60,000, every 5 s."""
         at, now = self._clock.monotonic(), self._clock.now()
         nodes = list(self._nodes.index)
         leases = {each["metadata"]["name"]: each for each in self._leases.index}
