@@ -2,11 +2,13 @@
 
 Pure. `plan` gives every step that is safe now, against the numbers as they will be once the steps
 before it are carried out; the next reconcile continues from what is then. Two bounds hold at
-any moment of a rolling update, whatever the view missed:
+any moment of a rolling update:
 
 * specs add up to at most replicas + maxSurge;
-* no step takes an available pod away when replicas - maxUnavailable or fewer would remain. A
-  ReplicaSet's `availableReplicas` may be older than its spec, so it counts up to its spec only.
+* no step takes a pod away that is known to be available when replicas - maxUnavailable or fewer
+  would remain. A ReplicaSet's `availableReplicas` may be older than its spec, so it counts up to
+  its spec only. (A pod that became available a moment ago, and is not reported yet, may go with
+  the unavailable ones: as in Kubernetes, the bound is on what is known.)
 
 The names of annotations, conditions and reasons are what kubectl reads.
 """
