@@ -258,6 +258,8 @@ def listed_processes(home: Path, parts: list[dict[str, Any]]) -> list[dict[str, 
     listed = []
     # Under a Ray that we joined, only our own parts are known to be ours.
     for pid in sorted({*(p.pid for p in processes.of_cluster(home)), *names}):
+        if processes.found(pid) is None:
+            continue  # It ended since it was last heard of.
         part = names.get(pid)
         listed.append(
             {
