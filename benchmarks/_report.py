@@ -141,6 +141,7 @@ def progress() -> Iterator[Progress]:
     with Progress(
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
         TimeElapsedColumn(), console=console, transient=True, refresh_per_second=2,
+        disable=not console.is_terminal,
     ) as bars:  # fmt: skip
         yield bars
 
