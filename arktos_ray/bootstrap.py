@@ -61,10 +61,14 @@ class Refused(Exception):
 
 def check(config: Config, places: Places) -> None:
     """All that can be known to go wrong beforehand. Raises Refused; changes nothing but home."""
-    _check_home(places, config.free_disk_mb_min)
-    _check_port(config.bind, config.port)
-    if not config.address:
-        _check_shared_memory(config.object_store_mb)
+    try:
+        _check_home(places, config.free_disk_mb_min)
+        _check_port(config.bind, config.port)
+        if not config.address:
+            _check_shared_memory(config.object_store_mb)
+    except Refused:
+        places.remove_short()
+        raise
 
 
 def _check_home(places: Places, free_mb_min: int) -> None:
@@ -372,7 +376,7 @@ class _Driver:
             self._cluster.stop()
             log.info("Ray has stopped")
         processes.end(processes.of_cluster(places.home), 2.0)
-        shutil.rmtree(places.short, ignore_errors=True)
+        places.remove_short()
         places.note.unlink(missing_ok=True)
         log.info("stopped")
 

@@ -278,6 +278,7 @@ def down(data_dir: Path) -> None:
     if driver is None and not processes.of_cluster(places.home):
         click.echo(f"No cluster runs in {places.home}.")
         places.note.unlink(missing_ok=True)
+        places.remove_short()
         return
     begun = time.monotonic()
     _stop(places, driver.pid if driver else 0)

@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import stat
 import tempfile
 from contextlib import suppress
@@ -113,6 +114,12 @@ class Places:
             raise PermissionError(13, "exists, and is not a private directory of ours", self.short)
         for directory in (self.ray, self.run):
             directory.mkdir(mode=0o700, exist_ok=True)
+
+    def remove_short(self) -> None:
+        """What lies outside home, once nobody runs here."""
+        with suppress(OSError):
+            if self.short.lstat().st_uid == os.getuid():
+                shutil.rmtree(self.short, ignore_errors=True)
 
     def foreign(self) -> list[str]:
         """What is in home when home is not a cluster's directory: then nothing may be written."""

@@ -96,6 +96,7 @@ def running(tmp_path: Path) -> Iterator[Callable[..., Running]]:
         assert each.driver.stdout is not None
         each.driver.stdout.close()
         processes.end(processes.of_cluster(tmp_path), 0)
+        each.places.remove_short()
 
 
 def test_what_is_killed_or_hangs_is_replaced(running: Callable[..., Running]) -> None:

@@ -43,6 +43,7 @@ def test_a_busy_port_is_refused_with_its_owner(tmp_path: Path) -> None:
 
     assert result.exit_code == 1
     assert f"port {port} is in use by process {os.getpid()}" in result.output
+    assert not Places(tmp_path / "home").short.exists()
     assert "--port" in result.output
 
 
