@@ -306,6 +306,7 @@ def _stop(places: Places, pid: int) -> None:
             f"still there: {', '.join(str(p.pid) for p in left)}", "stop them as who started them"
         )
     places.note.unlink(missing_ok=True)
+    places.remove_short()
 
 
 # status
