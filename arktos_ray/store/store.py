@@ -227,7 +227,11 @@ class Store:
         return record
 
     def commit(self) -> asyncio.Future[None]:
-        """Done when everything written so far is durable and published, or refused."""
+        """Done when everything written so far is durable and published, or refused.
+
+        A future of the caller's own: a writer that is cancelled takes nobody else of its batch
+        along.
+        """
         batch = self._batch
         if batch.done is None:
             batch.done = asyncio.get_running_loop().create_future()
@@ -235,7 +239,7 @@ class Store:
                 batch.done.set_exception(self._closed)
             elif self._work is not None:
                 self._work.set()
-        return batch.done
+        return asyncio.shield(batch.done)
 
     async def _flush_forever(self) -> None:
         assert self._work is not None

@@ -217,3 +217,23 @@ def test_writes_after_a_refused_batch_do_not_build_on_it() -> None:
         await running.crash()
 
     asyncio.run(story())
+
+
+def test_a_writer_that_goes_away_takes_nobody_else_along() -> None:
+    async def story() -> None:
+        running = Running(MemoryDisk())
+
+        async def write(name: str) -> str:
+            running.store.put(GVR, path(name), obj(name, 1))
+            await running.store.commit()
+            return name
+
+        impatient = asyncio.ensure_future(write("a"))
+        patient = asyncio.ensure_future(write("b"))
+        await asyncio.sleep(0)
+        impatient.cancel()
+        assert await patient == "b"
+        assert running.state() == {"a": 1, "b": 1}
+        await running.crash()
+
+    asyncio.run(story())
