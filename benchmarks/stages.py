@@ -31,9 +31,10 @@ from _report import Report, console, progress, table
 from arktos_ray.actors import streams
 from arktos_ray.actors.hosts import SimulatedHosts
 from arktos_ray.actors.part import Part, Spec, Surroundings
+from arktos_ray.actors.resource_partition import ResourcePartition
 from arktos_ray.actors.scheduler import Scheduler
 from arktos_ray.actors.simulated_nodes import fleet
-from arktos_ray.actors.tenant_partition import ResourcePartition, TenantPartition
+from arktos_ray.actors.tenant_partition import TenantPartition
 from arktos_ray.api import codec, kinds, scheme
 from arktos_ray.api.calls import ADDED, MODIFIED, Call, Reply, User, WatchEvent
 from arktos_ray.api.errors import Unavailable

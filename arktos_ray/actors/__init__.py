@@ -4,8 +4,8 @@
     -----------------  ------------------  ------------------------------  -------------------------
     supervisor         1                   nothing but its list of actors  that list, in its spec
     tp-1..N            tenant partitions   all objects of its tenants      its log (SQLite)
-    rp-1..M            resource partitions nodes, their leases and events; its log; the ledger from
-                                           the ledger of reservations      the bound pods of every TP
+    rp-1..M            resource partitions nodes, their leases and events; its log; the ledger
+                                           the ledger of reservations      from bound pods
     ingress-1..K       any                 connections                     nothing
     scheduler-tp-i     one a TP            columns of nodes, waiting pods  lists and watches
     shard-1..S         any                 a range of hashKeys             lists and watches

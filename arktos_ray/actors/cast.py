@@ -58,7 +58,7 @@ def cast(config: Config, places: Places, *, node: str | None) -> list[Actor]:
     # Numbers from the other end, so that either kind can grow without renumbering the other.
     actors += [
         actor(
-            name, "resource partition", "tenant_partition:ResourcePartition", 2,
+            name, "resource partition", "resource_partition:ResourcePartition", 2,
             "resource_partition", number=_NUMBER_LAST - i,
         )
         for i, name in enumerate(resource)

@@ -15,11 +15,10 @@ from arktos_ray.actors.part import Part, Spec, Surroundings
 from arktos_ray.api import scheme
 from arktos_ray.api.calls import Call, Reply, User, WatchEvent
 from arktos_ray.api.errors import decode
-from arktos_ray.api.names import NODE_LEASE_NAMESPACE, SYSTEM_TENANT
+from arktos_ray.api.names import SYSTEM_TENANT
 from arktos_ray.apiserver.partition import Partition
 from arktos_ray.apiserver.server import Server
 from arktos_ray.apiserver.service_ips import ServiceIPs
-from arktos_ray.controllers.scheduling.reservations import Reservations
 from arktos_ray.store.port import Log
 from arktos_ray.store.store import Store
 
@@ -54,9 +53,7 @@ class TenantPartition(Part):
             address = record.decode()["spec"].get("clusterIP", "")
             if address and address != "None":
                 ips.mark(address, record.path)
-        partition = Partition(
-            self.name, self.role == "resource partition", self.store, self.clock, self.ids, ips
-        )
+        partition = Partition(self.name, self.store, self.clock, self.ids, ips)
         self.server = Server(partition)
         self.store.start()
         log.info("%s: epoch %d, %d rows recovered", self.name, self._log.epoch, rows)
@@ -107,32 +104,3 @@ class TenantPartition(Part):
 
 def _create(gvr: str, tenant: str, namespace: str, body: dict[str, Any]) -> Call:
     return Call("create", gvr, tenant, namespace, body=orjson.dumps(body), user=_OURSELVES)
-
-
-class ResourcePartition(TenantPartition):
-    """The same for one group of hosts: nodes, their leases and events, and the ledger.
-
-    The ledger is derived state: rebuilt from the pods that the tenant partitions have bound,
-    before the first reservation is accepted (design.md D8).
-    """
-
-    role = "resource partition"
-    system_namespaces = ("default", "kube-system", "kube-public", NODE_LEASE_NAMESPACE)
-
-    async def open(self) -> None:
-        own = self.client(self.name)
-        self.reservations = Reservations(own, self.tenant_clients(), self.clock, self.tasks)
-        self.reservations.start()
-
-    async def request(self, method: str, payload: Any) -> Any:
-        if method in ("reserve", "held", "release"):
-            return await getattr(self.reservations, method)(payload)
-        return await super().request(method, payload)
-
-    async def subscribe(self, method: str, payload: Any) -> AsyncIterator[Any]:
-        if method == "usage":
-            async for item in self.reservations.usage(payload):
-                yield item
-        else:
-            async for item in super().subscribe(method, payload):
-                yield item

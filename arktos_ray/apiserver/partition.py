@@ -28,7 +28,6 @@ _DECODED_MAX = 10_000
 @dataclass(slots=True)
 class Partition:
     name: str  # tp-1
-    is_resource: bool  # a resource partition: nodes, and what belongs to them
     store: Store
     clock: Clock
     ids: Ids

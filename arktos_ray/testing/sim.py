@@ -22,9 +22,10 @@ from typing import Any, Self, TypeVar
 from arktos_ray.actors.controller_shard import ControllerShard
 from arktos_ray.actors.hosts import SimulatedHosts
 from arktos_ray.actors.part import Part, Spec, Surroundings
+from arktos_ray.actors.resource_partition import ResourcePartition
 from arktos_ray.actors.scheduler import Scheduler
 from arktos_ray.actors.streams import ClientEnd, Connect, Deframer, ServerEnd, StreamPeer
-from arktos_ray.actors.tenant_partition import ResourcePartition, TenantPartition
+from arktos_ray.actors.tenant_partition import TenantPartition
 from arktos_ray.api.calls import User
 from arktos_ray.api.errors import Unavailable
 from arktos_ray.base.ids import Ids
