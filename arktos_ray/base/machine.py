@@ -15,6 +15,9 @@ _PYTHON_MIN = (3, 11)
 # The default cluster takes 1.2 GB; 64 files a part, and one for each connection.
 _MEMORY_MB_MIN = 2048
 _FILES_MIN = 4096
+# Where root's programs are, also when the path of whoever asks does not say so.
+_SBIN = ("/usr/local/sbin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+SYSTEM_PATH = ":".join(dict.fromkeys([*os.environ.get("PATH", "").split(":"), *_SBIN]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,30 @@ def answers(path: Path) -> bool:
         except OSError:
             return False
     return True
+
+
+def lacks_for_containers() -> list[str]:
+    """What is missing to run a containerd of our own."""
+    lacking = [] if os.geteuid() == 0 else ["root"]
+    return lacking + [
+        tool for tool in ("containerd", "runc", "ctr") if not shutil.which(tool, path=SYSTEM_PATH)
+    ]
+
+
+def has_systemd() -> bool:
+    """Whether systemd runs this machine: then it is the one who makes cgroups."""
+    return Path("/run/systemd/system").is_dir()
+
+
+def address() -> str:
+    """The address that others reach this machine by; loopback when it has no network."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # Of no network. Sends nothing: it asks for the route.
+        except OSError:
+            return "127.0.0.1"
+        found: str = probe.getsockname()[0]
+    return found
 
 
 def examine(home: Path, containerd: Path, free_mb_min: int = 200) -> Iterator[Finding]:
@@ -110,10 +137,12 @@ def _rights() -> Finding:
 def _containerd(path: Path) -> Finding:
     if answers(path):
         return Finding("containerd", "ok", f"answers at {path}")
+    if not lacks_for_containers():
+        return Finding("containerd", "ok", "installed; `arktos up` starts one of its own")
     if path.exists():
         found, hint = f"{path} does not answer", "is it running, and are you root?"
-    elif shutil.which("containerd"):
-        found, hint = "installed, not running", "systemctl start containerd"
+    elif shutil.which("containerd", path=SYSTEM_PATH):
+        found, hint = "installed, not running", "as root, with runc, `arktos up` starts it"
     else:
         found, hint = (
             "not installed",
@@ -123,7 +152,7 @@ def _containerd(path: Path) -> Finding:
 
 
 def _tool(name: str, purpose: str, hint: str) -> Finding:
-    found = shutil.which(name)
+    found = shutil.which(name, path=SYSTEM_PATH)
     if found:
         return Finding(name, "ok", found)
     return Finding(name, "missing", "not installed", f"{purpose}: {hint}")

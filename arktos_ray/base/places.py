@@ -98,6 +98,18 @@ class Places:
         return self.short / "ray"
 
     @property
+    def containerd(self) -> Path:
+        """Images and layers of a containerd of our own."""
+        return self.home / "containerd"
+
+    @property
+    def containerd_state(self) -> Path:
+        """What it has only while it runs. Not in `short`: it outlives a driver that was killed."""
+        near = self.containerd / "state"
+        fits = len(os.fsencode(near)) + 1 + _SOCKET_NAME_MAX <= _SOCKET_PATH_MAX
+        return near if fits else self.short.with_name(f"{self.short.name}-c")
+
+    @property
     def run(self) -> Path:
         """Sockets and locks of the actors."""
         near = self.home / "run"

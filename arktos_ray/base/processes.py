@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MARK = "ARKTOS_CLUSTER"
+# The same for a cluster's own container runtime, which outlives the cluster's processes.
+RUNTIME_MARK = "ARKTOS_RUNTIME"
 _PROC = Path("/proc")
 _VARIABLE = re.compile(rb"[A-Za-z_][A-Za-z0-9_]*=")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -82,6 +84,35 @@ def of_cluster(directory: Path) -> list[Process]:
                 waiting.append(child)
     ours.discard(os.getpid())
     return [process for process in map(found, sorted(ours)) if process is not None]
+
+
+def of_runtime(directory: Path) -> list[Process]:
+    """The container runtime of that cluster and its shims; not what runs in containers."""
+    wanted = f"{RUNTIME_MARK}={directory}".encode()
+    ours = []
+    for entry in os.listdir(_PROC):
+        if entry.isdigit():
+            with contextlib.suppress(OSError):
+                if wanted in (_PROC / entry / "environ").read_bytes().split(b"\0"):
+                    ours.append(int(entry))
+    return [process for process in map(found, sorted(ours)) if process is not None]
+
+
+def descendants(pids: list[int]) -> list[Process]:
+    """Their children, and theirs; not they themselves."""
+    children: dict[int, list[int]] = {}
+    for entry in os.listdir(_PROC):
+        if entry.isdigit():
+            fields = _stat(int(entry))
+            if fields is not None:
+                children.setdefault(int(fields[1]), []).append(int(entry))
+    below: list[int] = []
+    waiting = list(pids)
+    while waiting:
+        fresh = [pid for pid in children.get(waiting.pop(), ()) if pid not in pids]
+        below += fresh
+        waiting += fresh
+    return [process for process in map(found, below) if process is not None]
 
 
 def _inherits(pid: int) -> bool:
@@ -198,6 +229,8 @@ _ROLES = (
     ("default_worker", "ray worker"),
     ("ray::", "ray worker"),
     ("serve {", "driver"),
+    ("containerd-shim", "containerd shim"),
+    ("containerd --config", "containerd"),
 )
 
 

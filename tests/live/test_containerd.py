@@ -17,9 +17,9 @@ from arktos_ray.api.calls import User
 from arktos_ray.base.clock import Clock, SystemClock
 from arktos_ray.base.tasks import Tasks
 from arktos_ray.client.port import Client
+from arktos_ray.runtime.containerd import images
 from arktos_ray.runtime.containerd.driver import Containerd
 from arktos_ray.runtime.port import Runtime
-from arktos_ray.testing import images
 from arktos_ray.testing.containerd_daemon import ContainerdDaemon, missing
 from arktos_ray.testing.contracts_runtime import RuntimeContract
 from arktos_ray.testing.fakes import FakeClock, FakePartition
@@ -39,7 +39,6 @@ def daemon() -> Iterator[ContainerdDaemon]:
     try:
         yield made
     finally:
-        made.purge()
         made.stop()
         shutil.rmtree(root, ignore_errors=True)
 
