@@ -10,6 +10,7 @@ import concurrent.futures
 import contextlib
 import faulthandler
 import fcntl
+import gc
 import importlib
 import json
 import logging
@@ -41,6 +42,9 @@ T = TypeVar("T")
 
 # Above what all peers of an actor hold open together: parked `pull`s must not starve `report`.
 _CALLS_MAX = 10_000
+# Objects of the API are trees, which reference counts free. Walking them again and again in search
+# of cycles took a fifth of the CPU: 948 us a pod from create to Running, 777 us with these.
+_COLLECTOR_THRESHOLDS = (50_000, 50, 100)
 # A process that ends again and again waits before it tries once more: 0.25, 0.5, ... 10 s.
 _RESTART_WAIT_LEAST_S = 0.25
 _RESTART_WAIT_MOST_S = 10.0
@@ -240,6 +244,7 @@ class Shell:
 
     def __init__(self, make: str, spec: Spec) -> None:
         self._make, self._spec, self._name = make, spec, spec["name"]
+        gc.set_threshold(*_COLLECTOR_THRESHOLDS)
         self._log_to_file()
         self._lock = _sole_owner(Path(spec["run_dir"]) / f"{self._name}.lock")
         self._part: Part | None = None
