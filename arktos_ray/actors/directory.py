@@ -6,12 +6,14 @@ A tenant is where its Tenant object is. A name that nobody has yet goes where th
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 
 import orjson
 
 from arktos_ray.api.calls import DELETED
-from arktos_ray.api.errors import Failure
+from arktos_ray.api.errors import Failure, Unavailable
 from arktos_ray.base.clock import Clock
 from arktos_ray.client.port import Client
 from arktos_ray.tenancy.assignment import assign
@@ -26,14 +28,29 @@ class Directory:
         self._partitions, self._rule, self._clock = partitions, rule, clock
         self._names = list(partitions)
         self._owners: dict[str, tuple[str, str]] = {}  # tenant -> (partition, uid)
+        self._untold = set(partitions)  # who has not said yet which tenants it has
+        self._told = asyncio.Event()
 
     def owner_of(self, tenant: str) -> str:
         known = self._owners.get(tenant)
         return known[0] if known is not None else assign(tenant, self._names, self._rule)
 
     def uid_of(self, tenant: str) -> str | None:
+        """None when there is no such tenant. Raises Unavailable while that cannot be known: a
+        credential must not be called wrong because its partition is still starting."""
         known = self._owners.get(tenant)
-        return known[1] if known is not None else None
+        if known is not None:
+            return known[1]
+        if self._untold:
+            who = ", ".join(sorted(self._untold))
+            raise Unavailable(f"{who} has not said yet which tenants there are; try again")
+        return None
+
+    async def told(self, deadline_s: float) -> None:
+        """Wait until every partition has said which tenants it has, or the deadline."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline_s):
+                await self._told.wait()
 
     async def refresh(self, tenant: str) -> None:
         """Ask for one tenant now: it may be younger than the watch has told."""
@@ -55,6 +72,9 @@ class Directory:
                     if owner == name and tenant not in present:
                         del self._owners[tenant]
                 self._owners.update({t: (name, uid) for t, uid in present.items()})
+                self._untold.discard(name)
+                if not self._untold:
+                    self._told.set()
                 watch = client.watch("tenants", tenant="", resourceVersion=str(revision))
                 async for events in watch:
                     for event in events:

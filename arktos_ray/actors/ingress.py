@@ -26,6 +26,8 @@ from arktos_ray.ingress.dispatch import Dispatcher
 from arktos_ray.ingress.limits import Limits
 
 _AGENT = "node-agent"
+# A partition that is down must not keep the door shut for the tenants of the others.
+_TOLD_DEADLINE_S = 1.0
 
 
 class Upstream:
@@ -111,6 +113,8 @@ class Ingress(Part):
             tls = server.tls_context(
                 str(pki / "server.crt"), str(pki / "server.key"), str(pki / "ca.crt")
             )
+        # Who knocks at once, as after a restart, finds a door that knows the tenants.
+        await directory.told(_TOLD_DEADLINE_S)
         await self._ingress.listen(
             spec["bind"], spec["port"], tls, reuse_port=spec.get("reuse_port", False)
         )
