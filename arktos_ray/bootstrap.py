@@ -30,6 +30,7 @@ from arktos_ray.base import machine, pki, processes
 from arktos_ray.base.clock import SystemClock, rfc3339
 from arktos_ray.base.places import InUse, Places
 from arktos_ray.config import Config
+from arktos_ray.runtime.containerd.daemon import Daemon
 
 if TYPE_CHECKING:
     from arktos_ray.actors.cluster import Cluster
@@ -61,6 +62,14 @@ class Refused(Exception):
 
 def check(config: Config, places: Places) -> None:
     """All that can be known to go wrong beforehand. Raises Refused; changes nothing but home."""
+    if config.node and not machine.answers(config.containerd):
+        lacking = machine.lacks_for_containers()
+        if lacking:
+            raise Refused(
+                f"this machine cannot be a node: nobody answers at {config.containerd}, and to "
+                f"start a containerd of our own these are missing: {', '.join(lacking)}",
+                "apt-get install containerd runc; or leave --node out",
+            )
     try:
         _check_home(places, config.free_disk_mb_min)
         _check_port(config.bind, config.port)
@@ -177,10 +186,20 @@ def node_name(config: Config) -> str | None:
     """This machine's name as a node; None when it is not to be one."""
     if config.node is False:
         return None
-    if config.node is None and not machine.answers(config.containerd):
+    if (
+        config.node is None
+        and machine.lacks_for_containers()
+        and not machine.answers(config.containerd)
+    ):
         return None
     name = "".join(c if c.isalnum() or c in "-." else "-" for c in socket.gethostname().lower())
     return name.strip("-.") or "this-machine"
+
+
+def own_containerd(places: Places) -> Daemon:
+    """The one that we start where nobody else does."""
+    log = places.logs / "containerd.log"
+    return Daemon(places.home, places.containerd, places.containerd_state, log)
 
 
 def serve(config: Config, tell: Tell, parent: int = 0) -> int:
@@ -297,7 +316,14 @@ class _Driver:
     def _start_actors(self) -> None:
         assert self._cluster is not None
         config, places = self._config, self._places
-        actors = cast(config, places, node=node_name(config))
+        node = node_name(config)
+        ours = node is not None and not machine.answers(config.containerd)
+        if not ours:
+            own_containerd(places).dismantle()  # Of an earlier life with other settings.
+        if node is not None:
+            address = own_containerd(places).address if ours else str(config.containerd)
+            self._note |= {"node": node, "containerd": address}
+        actors = cast(config, places, node=node, own_containerd=ours)
         self._cluster.start_supervisor(supervisor_actor(config, places, actors, self._note))
         until = time.monotonic() + _READY_DEADLINE_S
         states: list[list[Any]] = []
@@ -376,6 +402,7 @@ class _Driver:
             self._cluster.stop()
             log.info("Ray has stopped")
         processes.end(processes.of_cluster(places.home), 2.0)
+        own_containerd(places).dismantle()
         places.remove_short()
         places.note.unlink(missing_ok=True)
         log.info("stopped")

@@ -90,9 +90,10 @@ def _places(data_dir: Path) -> Places:
 @click.option("--insecure", is_flag=True, default=None, help="Plain HTTP, everyone administers.")
 @click.option(
     "--node/--no-node", default=None,
-    help="This machine as a real node.  [when containerd answers]",
+    help="This machine as a real node.  [where containers can run]",
 )  # fmt: skip
 @click.option("--containerd", type=click.Path(path_type=Path), help="Its socket.")
+@click.option("--offline/--no-offline", default=None, help="Never ask an image registry.  [no]")
 @click.option("--dashboard/--no-dashboard", default=None, help="Ray's own web pages.  [yes]")
 @click.option("--transport", type=click.Choice(["stream", "ray"]), help="Between actors.  [stream]")
 @click.option("--address", envvar="RAY_ADDRESS", help="Join this Ray cluster.  [a private one]")
@@ -275,7 +276,7 @@ def down(data_dir: Path) -> None:
     """Stop the cluster. Its data stays."""
     places = _places(data_dir)
     driver = places.driver()
-    if driver is None and not processes.of_cluster(places.home):
+    if driver is None and not _processes(places):
         click.echo(f"No cluster runs in {places.home}.")
         places.note.unlink(missing_ok=True)
         places.remove_short()
@@ -283,6 +284,10 @@ def down(data_dir: Path) -> None:
     begun = time.monotonic()
     _stop(places, driver.pid if driver else 0)
     click.echo(f"Stopped in {time.monotonic() - begun:.1f} s. The data is in {places.home}.")
+
+
+def _processes(places: Places) -> list[processes.Process]:
+    return processes.of_cluster(places.home) + processes.of_runtime(places.home)
 
 
 def _stop(places: Places, pid: int) -> None:
@@ -301,6 +306,10 @@ def _stop(places: Places, pid: int) -> None:
         left.append(driver)
     if left:
         left = processes.end(left, 1.0)
+    if processes.of_runtime(places.home):
+        from arktos_ray.bootstrap import own_containerd
+
+        left += own_containerd(places).dismantle()
     if left:
         _fail(
             f"still there: {', '.join(str(p.pid) for p in left)}", "stop them as who started them"
@@ -342,7 +351,7 @@ def _status(places: Places) -> dict[str, Any]:
                 return {"phase": "running", "source": "ingress", "reason": "", **found}
             why = "the ingress does not know yet"
     phase = note["phase"] if note is not None and driver is not None else "stopped"
-    left = processes.of_cluster(places.home)
+    left = _processes(places)
     if phase == "stopped" and left:
         why = "the driver is gone, and left processes behind: `arktos down` ends them"
     return {
@@ -577,6 +586,79 @@ def _emit(text: str, output: Path) -> None:
         pki.write_private(output, text.encode())
     except OSError as error:
         _fail(f"{output}: {error.strerror}")
+
+
+# Images
+
+
+@main.group()
+def image() -> None:
+    """Images of this machine as a node."""
+
+
+@image.command("import")
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+@_home_option
+def image_import(file: Path, data_dir: Path) -> None:
+    """Bring in what `docker save` wrote, or an OCI layout as a tar (- is standard input)."""
+    try:
+        archive = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as error:
+        _fail(f"{file}: {error.strerror}")
+    _import(_places(data_dir), archive)
+
+
+@image.command("demo")
+@_home_option
+def image_demo(data_dir: Path) -> None:
+    """Make arktos.local/busybox:1 out of this machine's busybox-static."""
+    from arktos_ray.runtime.containerd import images
+
+    try:
+        archive = images.busybox_image()
+    except OSError as error:
+        _fail(f"{images.BUSYBOX}: {error.strerror}", "apt-get install busybox-static")
+    _import(_places(data_dir), archive)
+
+
+@image.command("list")
+@_home_option
+@click.option("-o", "--output", type=click.Choice(["table", "name"]), default="table")
+def image_list(data_dir: Path, output: str) -> None:
+    """What is here."""
+    from arktos_ray.api.errors import Failure
+    from arktos_ray.runtime.containerd import ctr
+
+    try:
+        found = ctr.images(_containerd(_places(data_dir)))
+    except Failure as failure:
+        _fail(failure.message)
+    if output == "name":
+        click.echo("\n".join(each.name for each in found))
+    else:
+        _table(("NAME", "SIZE", "DIGEST"), [(i.name, i.size, i.digest[:19]) for i in found])
+
+
+def _import(places: Places, archive: bytes) -> None:
+    from arktos_ray.api.errors import Failure
+    from arktos_ray.runtime.containerd import ctr
+
+    try:
+        names = ctr.import_images(_containerd(places), archive)
+    except Failure as failure:
+        _fail(failure.message)
+    click.echo("\n".join(f"imported {name}" for name in names) or "nothing was in it")
+
+
+def _containerd(places: Places) -> str:
+    """The socket of this machine's containerd. Fails when it is no node."""
+    note = places.read_note()
+    if note is None or places.driver() is None:
+        _fail(f"no cluster runs in {places.home}", "start one: arktos up --detach", 3)
+    if not note.get("containerd"):
+        _fail("this machine is not a node of it", "`arktos doctor` says what is missing")
+    address: str = note["containerd"]
+    return address
 
 
 # The rest

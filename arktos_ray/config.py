@@ -45,9 +45,12 @@ class Config(BaseModel):
     simulated_nodes: int = Field(100, ge=0, le=100_000)
     # kubemark: the delays of a hollow node; instant: none, to measure the control plane alone.
     simulated_mode: Literal["kubemark", "instant"] = "kubemark"
-    # This machine as a real node; None means: when containerd answers.
+    # This machine as a real node; None means: where containers can run.
     node: bool | None = None
+    # Whose containers. When nobody answers there, and we may, a containerd of our own is started.
     containerd: Path = Path("/run/containerd/containerd.sock")
+    # The real node asks no registry, and takes an image that is here for every pull policy.
+    offline: bool = False
 
     # The front door. Loopback unless told otherwise (design.md D14).
     bind: str = "127.0.0.1"

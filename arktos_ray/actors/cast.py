@@ -35,8 +35,13 @@ class Actor:
         return [self.name, self.role, self.make, self.spec, self.resources, self.stage]
 
 
-def cast(config: Config, places: Places, *, node: str | None) -> list[Actor]:
-    """Everyone but the supervisor. node: this machine's name as a node; None without an agent."""
+def cast(
+    config: Config, places: Places, *, node: str | None, own_containerd: bool = False
+) -> list[Actor]:
+    """Everyone but the supervisor. node: this machine's name as a node; None without an agent.
+
+    own_containerd: the agent starts one, because nobody else does.
+    """
     tenant = [f"tp-{i + 1}" for i in range(config.tenant_partitions)]
     resource = [f"rp-{i + 1}" for i in range(config.resource_partitions)]
     common = common_spec(config, places, tenant, resource)
@@ -87,8 +92,11 @@ def cast(config: Config, places: Places, *, node: str | None) -> list[Actor]:
         own: dict[str, Any] = {"nodes": config.simulated_nodes, "mode": config.simulated_mode}
         actors.append(actor("simulated-1", "simulated nodes", "hosts:SimulatedHosts", **own))
     if node is not None:
-        own = {"node": node, "containerd": str(config.containerd)}
-        own["resource_partition"] = resource[0]
+        own = {"node": node, "offline": config.offline, "resource_partition": resource[0]}
+        if own_containerd:
+            own["own_containerd"] = [str(places.containerd), str(places.containerd_state)]
+        else:
+            own["containerd"] = str(config.containerd)
         actors.append(actor("node-agent", "node agent", "hosts:NodeHost", **own))
     return actors
 

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 from arktos_ray.actors.part import Part
 from arktos_ray.actors.simulated_nodes import NodeShape, SimulatedNodes, fleet
+from arktos_ray.api.errors import Unavailable
+from arktos_ray.base import machine, retry
+from arktos_ray.runtime.containerd.daemon import Daemon
+
+log = logging.getLogger(__name__)
+
+# How soon a containerd that ended is noticed.
+_DAEMON_PERIOD_S = 0.5
 
 
 class SimulatedHosts(Part):
@@ -37,7 +48,11 @@ class SimulatedHosts(Part):
 
 
 class NodeHost(Part):
-    """This machine as a node. Spec adds: node (its name), containerd (the socket)."""
+    """This machine as a node.
+
+    Spec adds: node (its name), containerd (the socket) or own_containerd (directories: root and
+    state of one that we start and keep running), offline.
+    """
 
     role = "node agent"
 
@@ -46,21 +61,53 @@ class NodeHost(Part):
         from arktos_ray.runtime.containerd.driver import Containerd
 
         spec = self.spec
+        home = Path(spec["home"])
+        address = spec.get("containerd", "")
+        if "own_containerd" in spec:
+            root, state = map(Path, spec["own_containerd"])
+            daemon = Daemon(home, root, state, Path(spec["log_dir"]) / "containerd.log")
+            address = daemon.address
+            await self._have(daemon)
+            self.tasks.start(self._keep(daemon), "containerd")
+        cluster = hashlib.sha256(str(home).encode()).hexdigest()[:8]
         runtime = Containerd(
-            spec["containerd"],
-            Path(spec["home"]) / "pods",
+            address,
+            home / "pods",
             self.clock,
-            node_name=spec["node"],
+            # Another cluster on this machine may use the same containerd, under the same name.
+            owner=f"{spec['node']}-{cluster}",
             offline=spec.get("offline", False),
         )
         self.agent = NodeAgent(
             spec["node"], self.client(spec["resource_partition"]),
             self.tenant_clients(), runtime, self.clock, self.tasks,
+            host_ip=machine.address(),
         )  # fmt: skip
         await self.agent.start()
 
+    async def _keep(self, daemon: Daemon) -> None:
+        """Start it again when it ended. Its containers do not notice; the node does, for 1 s."""
+        waits = retry.exponential(_DAEMON_PERIOD_S, 30.0)
+        while True:
+            await self.clock.sleep(_DAEMON_PERIOD_S)
+            if daemon.process() is None:
+                if await self._have(daemon):
+                    waits = retry.exponential(_DAEMON_PERIOD_S, 30.0)
+                else:
+                    await self.clock.sleep(next(waits))
+
+    async def _have(self, daemon: Daemon) -> bool:
+        try:
+            await asyncio.to_thread(daemon.start)
+        except Unavailable as failure:
+            # The node says that it is not ready; all the rest of the cluster works.
+            log.warning("%s", failure.message)
+            return False
+        return True
+
     async def shut(self) -> None:
-        await self.agent.close()
+        # We are told to stop, so the cluster is: what it runs here ends with it.
+        await self.agent.close(end_workloads=True)
 
     async def stats(self) -> dict[str, Any]:
         stats: dict[str, Any] = await self.agent.request("stats", None)

@@ -27,7 +27,7 @@ from arktos_ray.client.informer import Informer
 from arktos_ray.client.port import Client
 from arktos_ray.runtime import plan
 from arktos_ray.runtime.agent import Agent
-from arktos_ray.runtime.port import LogOptions, PodRef, PodWant, Runtime
+from arktos_ray.runtime.port import LogOptions, PodRef, PodWant, Runtime, WorkloadSeen
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,8 @@ _DISK_PRESSURE_SHARE: Final = 0.10
 # How often a pod that waits for a config map or a secret looks again.
 _LOOKUP_PERIOD_S: Final = 5.0
 _PODS_MAX: Final = 110
+# What containers get when the cluster is stopped. It must fit into a stage of `arktos down`.
+_SHUTDOWN_GRACE_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +152,27 @@ class NodeAgent:
             self._tasks.start(self._write(tp, client), f"{self.node_name} {tp} statuses")
         self._tasks.start(self._wait_for(informers), f"{self.node_name} sync")
 
-    async def close(self) -> None:
-        """The agent ends; its workloads do not."""
+    async def close(self, *, end_workloads: bool = False) -> None:
+        """The agent ends. Its workloads do not, unless asked to: then as at a shutdown."""
         await self._tasks.close()
+        if end_workloads:
+            try:
+                await self._end_workloads()
+            except errors.Failure as failure:
+                log.warning("%s: ending workloads: %s", self.node_name, failure)
         await self._runtime.close()
+
+    async def _end_workloads(self) -> None:
+        """What remains of them is what a power cut leaves: the next start goes on from there."""
+
+        async def end(workload: WorkloadSeen) -> None:
+            running = [c.id for c in workload.containers if c.state == "running"]
+            stops = [self._runtime.stop_container(each, _SHUTDOWN_GRACE_S) for each in running]
+            await asyncio.gather(*stops)
+            await self._runtime.stop_sandbox(workload.id)
+
+        ready = [workload for workload in await self._runtime.observe() if workload.ready]
+        await asyncio.gather(*[end(workload) for workload in ready])
 
     async def wait_until_registered(self) -> None:
         await self._registered.wait()

@@ -256,8 +256,9 @@ def listed_processes(home: Path, parts: list[dict[str, Any]]) -> list[dict[str, 
     """Every process of the cluster, Ray's included, with what it costs. 2 ms a process."""
     names = {part["pid"]: part for part in parts if part["pid"]}
     listed = []
+    ours = processes.of_cluster(home) + processes.of_runtime(home)
     # Under a Ray that we joined, only our own parts are known to be ours.
-    for pid in sorted({*(p.pid for p in processes.of_cluster(home)), *names}):
+    for pid in sorted({*(p.pid for p in ours), *names}):
         if processes.found(pid) is None:
             continue  # It ended since it was last heard of.
         part = names.get(pid)

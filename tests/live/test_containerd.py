@@ -58,7 +58,7 @@ class TestContainerd(RuntimeContract):
             self.daemon.socket,
             self.daemon.root / "logs",
             SystemClock(),
-            node_name="contract",
+            owner="contract",
             offline=True,
         )
 
@@ -88,7 +88,7 @@ class Machine:
             self.daemon.socket,
             self.daemon.root / "pods",
             clock,
-            node_name="here",
+            owner="here",
             offline=True,
         )
         client = Client(self.partition, User("system:node:here", trusted=True))

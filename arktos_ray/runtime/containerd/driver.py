@@ -8,15 +8,20 @@ their host.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import orjson
+
 from arktos_ray.api import errors
 from arktos_ray.base.clock import Clock
-from arktos_ray.runtime.containerd import logs
+from arktos_ray.runtime.containerd import ctr, images, logs
 from arktos_ray.runtime.containerd.rpc import DEADLINE_S, Cri
 from arktos_ray.runtime.port import (
     ContainerSeen,
@@ -32,6 +37,8 @@ from arktos_ray.runtime.port import (
     WorkloadSeen,
 )
 
+log = logging.getLogger(__name__)
+
 # The first three are what crictl and other tools look for.
 _POD_NAME: Final = "io.kubernetes.pod.name"
 _POD_NAMESPACE: Final = "io.kubernetes.pod.namespace"
@@ -46,23 +53,28 @@ _PULL_DEADLINE_S: Final = 600.0
 # The runtime needs a moment beyond the grace to kill and to reap.
 _STOP_MARGIN_S: Final = 30.0
 _CPU_PERIOD_US: Final = 100_000
+# Where no registry answers, this is how long the first pod waits to find out.
+_SANDBOX_PULL_DEADLINE_S: Final = 20.0
+_SLICE: Final = "arktos.slice"
 
 
 class Containerd:
     """The Runtime port over a containerd socket.
 
-    node_name sets the workloads of several agents on one daemon apart. offline: never ask a
+    owner sets the workloads of several agents on one daemon apart. offline: never ask a
     registry; what is present serves every pull policy.
     """
 
     def __init__(
-        self, address: str, pods_root: Path, clock: Clock, *, node_name: str, offline: bool = False
+        self, address: str, pods_root: Path, clock: Clock, *, owner: str, offline: bool = False
     ) -> None:
+        self._address = address
         self._cri = Cri(address)
         self._pods_root = pods_root
         self._clock = clock
-        self._owner = {_MANAGED_BY: f"arktos-{node_name}"}
+        self._owner = {_MANAGED_BY: f"arktos-{owner}"}
         self._offline = offline
+        self._settings: Settings | None = None
 
     async def close(self) -> None:
         await self._cri.close()
@@ -146,7 +158,8 @@ class Containerd:
     async def create_sandbox(self, pod: PodWant, attempt: int) -> str:
         directory = self._directory(pod.ref)
         directory.mkdir(parents=True, exist_ok=True)
-        config = self._sandbox_config(pod, attempt)
+        settings = await self._daemon_settings()
+        config = self._sandbox_config(pod, attempt, settings.systemd)
         try:
             reply = await self._cri.call("RunPodSandbox", config=config, deadline_s=120.0)
         except errors.Internal:
@@ -157,6 +170,31 @@ class Containerd:
                     return str(held.id)
             raise
         return str(reply.pod_sandbox_id)
+
+    async def _daemon_settings(self) -> Settings:
+        """How the daemon is set up; asked once, before the first sandbox."""
+        if self._settings is None:
+            status = await self._cri.call("Status", verbose=True)
+            settings = settings_in(status.info.get("config", ""))
+            if settings.sandbox_image:
+                await self._have_sandbox_image(settings.sandbox_image)
+            self._settings = settings
+        return self._settings
+
+    async def _have_sandbox_image(self, name: str) -> None:
+        """The daemon pulls it, where it can. Otherwise it gets ours, under that name."""
+        found = await self._cri.call("ImageStatus", image={"image": name})
+        if found.image.id:
+            return
+        try:
+            if self._offline:
+                raise errors.Unavailable("no registry is to be asked")
+            await self._cri.call(
+                "PullImage", image={"image": name}, deadline_s=_SANDBOX_PULL_DEADLINE_S
+            )
+        except errors.Failure as failure:
+            log.warning("%s: %s; our own takes its place", name, failure.message)
+            await asyncio.to_thread(ctr.import_images, self._address, images.pause_image(name))
 
     async def stop_sandbox(self, sandbox_id: str) -> None:
         await self._gone_is_done("StopPodSandbox", pod_sandbox_id=sandbox_id)
@@ -178,7 +216,8 @@ class Containerd:
             self._fill(pod.ref, volume)
         status = await self._cri.call("PodSandboxStatus", pod_sandbox_id=sandbox_id)
         config = self._container_config(pod, container, attempt)
-        sandbox = self._sandbox_config(pod, status.status.metadata.attempt)
+        settings = await self._daemon_settings()
+        sandbox = self._sandbox_config(pod, status.status.metadata.attempt, settings.systemd)
         try:
             created = await self._cri.call(
                 "CreateContainer", pod_sandbox_id=sandbox_id, config=config, sandbox_config=sandbox
@@ -323,7 +362,7 @@ class Containerd:
             **self._owner,
         }
 
-    def _sandbox_config(self, pod: PodWant, attempt: int) -> dict[str, Any]:
+    def _sandbox_config(self, pod: PodWant, attempt: int, systemd: bool) -> dict[str, Any]:
         ref = pod.ref
         namespaces = {"network": _NODE} if pod.host_network else {}
         return {
@@ -337,7 +376,11 @@ class Containerd:
             "hostname": "" if pod.host_network else pod.hostname,
             "log_directory": str(self._directory(ref)),
             "labels": {**dict(pod.labels), **self._labels(ref)},
-            "linux": {"security_context": {"namespace_options": namespaces}},
+            "linux": {
+                # systemd puts cgroups nowhere but in a slice.
+                "cgroup_parent": _SLICE if systemd else "",
+                "security_context": {"namespace_options": namespaces},
+            },
         }
 
     def _container_config(
@@ -374,6 +417,27 @@ def _inside(root: Path, path: str) -> Path:
     if not found.is_relative_to(root.resolve()):
         raise errors.Invalid(f"{path} leads out of its volume")
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What we need to know of a daemon's configuration."""
+
+    sandbox_image: str = ""
+    systemd: bool = False
+
+
+def settings_in(text: str) -> Settings:
+    """From the JSON that it tells of itself; what is not there is as by default."""
+    try:
+        config = orjson.loads(text or "{}")
+        handler = config.get("containerd") or {}
+        runtimes = handler.get("runtimes") or {}
+        runtime = runtimes.get(handler.get("defaultRuntimeName") or "runc") or {}
+        systemd = (runtime.get("options") or {}).get("SystemdCgroup", False)
+        return Settings(config.get("sandboxImage") or "", bool(systemd))
+    except (ValueError, AttributeError):
+        return Settings()
 
 
 def resources(container: ContainerWant) -> dict[str, int]:
