@@ -396,10 +396,10 @@ class Ticker(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.bytes_read += len(data)
-        if not self.opened.done():
-            self.opened.set_result(int(data[9:12]))
         marker = self._marker
         data = self._rest + data
+        if not self.opened.done() and len(data) >= 12:
+            self.opened.set_result(int(data[9:12]))
         width = len(marker) + 8
         at, seen = data.find(marker), 0
         while at >= 0 and at + width <= len(data):
