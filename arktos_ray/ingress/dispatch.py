@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from arktos_ray.api import errors, scheme
+from arktos_ray.api import errors, list_options, scheme
 from arktos_ray.api.calls import BOOKMARK, Call, Peer, Reply, User, WatchEvent
 from arktos_ray.base.bounded import Bounded, Closed
 from arktos_ray.base.clock import Clock
@@ -159,6 +159,7 @@ class Dispatcher:
     def watch(self, call: Call) -> tuple[AsyncIterator[list[WatchEvent]], tuple[str, ...]]:
         """The events, and the partitions that they come from."""
         resource = scheme.resource(call.gvr)
+        list_options.check(call.options, watch=True)
         match home_of(call, resource, self._upstream):
             case Each(partitions):
                 return self._merged(call, resource, partitions), partitions
@@ -291,15 +292,13 @@ class Dispatcher:
         self, call: Call, resource: scheme.Resource, members: tuple[str, ...]
     ) -> AsyncIterator[list[WatchEvent]]:
         options = dict(call.options)
-        wants_initial = options.pop("sendInitialEvents", "").lower() in ("true", "1")
-        if wants_initial and options.get("resourceVersionMatch") != "NotOlderThan":
-            raise errors.Invalid(
-                "ListOptions.meta.k8s.io is invalid: resourceVersionMatch: Forbidden: "
-                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
-            )
+        initial = options.pop("sendInitialEvents", "").lower()
+        wants_initial = initial in ("true", "1")
         options.pop("resourceVersionMatch", None)
         text = options.pop("resourceVersion", "")
-        if wants_initial or text in ("", "0"):
+        if initial in ("false", "0") and text in ("", "0"):
+            start = merge.revision_at(self._clock.now())
+        elif wants_initial or text in ("", "0"):
             listed = {**options, "resourceVersion": text} if text else options
             reply = await self._list(replace(call, verb="list", options=listed), members)
             if not reply.ok:
