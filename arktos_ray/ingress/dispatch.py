@@ -141,7 +141,9 @@ class Dispatcher:
         self._found: dict[tuple[str, str, str, str], str] = {}
 
     async def call(self, call: Call) -> Reply:
-        """Raises only what says that no partition could be asked."""
+        """Raises only what says that no partition could, or should, be asked."""
+        if call.verb == "list":
+            list_options.check(call.options, watch=False)
         where = home_of(call, scheme.resource(call.gvr), self._upstream)
         if isinstance(where, One):
             return await self._submit(where.partition, call)
