@@ -164,7 +164,10 @@ class Background:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
-        threading.Thread(target=self.loop.run_forever, name="arktos-client", daemon=True).start()
+        self._thread = threading.Thread(
+            target=self.loop.run_forever, name="arktos-client", daemon=True
+        )
+        self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result()
@@ -186,6 +189,8 @@ class Background:
 
     def stop(self) -> None:
         self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
 
 
 class Objects:
