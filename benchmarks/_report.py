@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import platform
@@ -24,6 +25,9 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.table import Table
+
+# As in the actors: objects of the API are trees, and need no search for cycles.
+gc.set_threshold(50_000, 50, 100)
 
 RESULTS = Path(__file__).parent / "results"
 console = Console(highlight=False)

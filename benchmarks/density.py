@@ -44,6 +44,8 @@ _PHASES = (
 )  # fmt: skip
 _PERCENTS = (50, 90, 99)
 _CREATORS = 16
+# The partitions' own counts are that old at most.
+_STATS_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,7 @@ class Density:
         """`each` Deployments in every namespace, at the rate; then until all pods run."""
         count = each * len(self.spaces)
         pods = count * replicas
+        wrote = await asyncio.to_thread(self.cluster.writes)
         before, begun = self.cluster.cpu(self.roles), time.monotonic()
         ran = sum(o.running for o in self.observers.values())
 
@@ -170,7 +173,12 @@ class Density:
             self.report.note(f"{group}: only {running()} of {pods} pods run after {took:.0f} s")
         spent = before.until(self.cluster.cpu(self.roles))
         costs = per_thousand(spent, max(running(), 1))
+        await asyncio.sleep(_STATS_S)
+        written = await asyncio.to_thread(self.cluster.writes)
         found = await asyncio.to_thread(self._gather, group)
+        found["written_per_pod"] = {
+            what: round((written[what] - wrote[what]) / max(running(), 1), 2) for what in written
+        }
         found["pods"] = running()
         found["seconds"] = round(took, 1)
         found["pods_per_second"] = round(running() / took, 1)
@@ -345,9 +353,17 @@ def main(
     )
     table(
         "phases",
-        ("", "pods", "seconds", "pods/s", "CPU-s for 1,000"),
+        ("", "pods", "seconds", "pods/s", "CPU-s for 1,000", "rows a pod", "commits a pod"),
         [
-            (g, f["pods"], f["seconds"], f["pods_per_second"], f["cpu_s_per_1000"].get("all"))
+            (
+                g,
+                f["pods"],
+                f["seconds"],
+                f["pods_per_second"],
+                f["cpu_s_per_1000"].get("all"),
+                f["written_per_pod"]["rows"],
+                f["written_per_pod"]["commits"],
+            )
             for g, f in phases.items()
         ],
     )

@@ -34,6 +34,8 @@ from arktos_ray.testing.load import Load, Outcome, PodObserver, Template, percen
 _CONNECTIONS = 64
 _SETTLE_S = 1.0
 _NAME_BYTES = 12
+# The partitions' own counts are that old at most.
+_STATS_S = 2.0
 
 
 class Bench:
@@ -149,6 +151,7 @@ class Bench:
 
     async def running(self, prefix: str, count: int, rate: float) -> dict[str, Any]:
         async with self.observer() as observer, Load(self.cluster.endpoint, _CONNECTIONS) as load:
+            wrote = await asyncio.to_thread(self.cluster.writes)
             before, cpu = self.cluster.cpu(self.roles), time.process_time()
             title = f"creating {count:,} at {f'{rate:g}/s' if rate else 'full speed'}"
             async with watched(title, count, lambda: observer.running):
@@ -157,6 +160,8 @@ class Bench:
             await self.reach("coming to Running", observer, "running", created.good)
             spent = before.until(self.cluster.cpu(self.roles))
             cpu = time.process_time() - cpu
+        await asyncio.sleep(_STATS_S)
+        written = await asyncio.to_thread(self.cluster.writes)
         begun = min(self.sent.values())
         took = max(observer.last_running_at - begun, 1e-9)
         waits = array(
@@ -177,6 +182,10 @@ class Bench:
             "to_running_p50_s": round(percentile(waits, 50), 3),
             "to_running_p99_s": round(percentile(waits, 99), 3),
             "watch_events": observer.events,
+            "written_per_pod": {
+                what: round((written[what] - wrote[what]) / max(observer.running, 1), 2)
+                for what in written
+            },
             "cpu_s_per_1000": _rounded(per_thousand(spent, observer.running)),
             "own_cpu_s_per_1000": round(cpu * 1000 / max(observer.running, 1), 3),
         }
