@@ -2,7 +2,8 @@
 
 The parts are the real ones (actors, store, API machinery, placement), called as their neighbours
 call them; no cluster is started. CPU time of the process counts, so that a busy machine matters
-less; each figure is the least of some repetitions, since noise only adds. The budget is that of ARCHITECTURE.md.
+less; each figure is the least of some repetitions, since noise only adds. The budgets are those
+of the design: 400 us a pod in all.
 
 The last rows run the whole path in one process and one thread: a tenant partition, a resource
 partition, a scheduler and simulated nodes, joined by connections that pack and unpack every frame
