@@ -6,20 +6,25 @@ again until a deadline.
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import http.client
 import json
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlencode, urlsplit
 
 import yaml
 
@@ -170,6 +175,94 @@ class Program:
             [str(self.path), *self.always, *arguments], stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.environment(),
         )  # fmt: skip
+
+
+class Answer(NamedTuple):
+    code: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Http:
+    """Requests as they go over the wire, as one user; for what no client library would send."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        config = yaml.safe_load(kubeconfig.read_text())
+        cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
+        url = urlsplit(cluster["server"])
+        assert url.hostname is not None
+        self.host, self.port, self.prefix = url.hostname, url.port, url.path
+        authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
+        self.tls = ssl.create_default_context(cadata=authority)
+        self.headers = {"User-Agent": "livekit/1"}
+        if user.get("token"):
+            self.headers["Authorization"] = f"Bearer {user['token']}"
+        else:
+            with tempfile.NamedTemporaryFile() as both:
+                for part in ("client-certificate-data", "client-key-data"):
+                    both.write(base64.b64decode(user[part]) + b"\n")
+                both.flush()
+                self.tls.load_cert_chain(both.name)
+
+    def connect(self) -> http.client.HTTPSConnection:
+        return http.client.HTTPSConnection(self.host, self.port, context=self.tls, timeout=30)
+
+    def __call__(
+        self, method: str, path: str, body: Any = None, *, headers: dict[str, str | None] | None = None,
+        **options: Any,
+    ) -> Answer:  # fmt: skip
+        """body: bytes as they are, anything else as JSON. A header that is None is left out."""
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        connection = self.connect()
+        try:
+            self._send(connection, method, path, data, headers, options)
+            response = connection.getresponse()
+            return Answer(response.status, response.headers, response.read())
+        finally:
+            connection.close()
+
+    def get(self, path: str, **options: Any) -> Any:
+        answer = self("GET", path, **options)
+        assert answer.code == 200, answer
+        return answer.json
+
+    def post(self, path: str, body: Object, **options: Any) -> Any:
+        answer = self("POST", path, body, **options)
+        assert answer.code in (200, 201), answer
+        return answer.json
+
+    def _send(
+        self, connection: http.client.HTTPSConnection, method: str, path: str,
+        data: bytes | None, headers: dict[str, str | None] | None, options: dict[str, Any],
+    ) -> None:  # fmt: skip
+        sent: dict[str, str | None] = dict(self.headers)
+        if data is not None:
+            sent["Content-Type"] = "application/json"
+        sent.update(headers or {})
+        query = "?" + urlencode(options) if options else ""
+        connection.request(
+            method, self.prefix + path + query, data,
+            {name: value for name, value in sent.items() if value is not None},
+        )  # fmt: skip
+
+    @contextlib.contextmanager
+    def watch(
+        self, path: str, *, headers: dict[str, str | None] | None = None, **options: Any
+    ) -> Iterator[Iterator[Object]]:
+        """The events of a watch, one after the other."""
+        connection = self.connect()
+        try:
+            self._send(connection, "GET", path, None, headers, {"watch": "1", **options})
+            response = connection.getresponse()
+            assert response.status == 200, response.read()
+            assert response.headers["Transfer-Encoding"] == "chunked"
+            yield (json.loads(line) for line in response)
+        finally:
+            connection.close()
 
 
 # Where the programs come from
