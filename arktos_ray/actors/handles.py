@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import itertools
 import logging
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import ray
@@ -28,11 +30,13 @@ from arktos_ray.actors.streams import (
     ServerEnd,
     StreamPeer,
     connect_socket,
+    socket_path,
 )
 from arktos_ray.api.calls import Peer
 from arktos_ray.api.errors import Failure, Unavailable
 from arktos_ray.base.clock import SystemClock
 from arktos_ray.base.ids import Ids
+from arktos_ray.base.places import lock_holder
 from arktos_ray.base.tasks import Tasks
 from arktos_ray.store.backends.sqlite import SqliteLog
 from arktos_ray.store.port import Log
@@ -41,6 +45,8 @@ log = logging.getLogger(__name__)
 
 NAMESPACE = "arktos"
 _RESOLVE_DEADLINE_S = 5.0
+# An actor without a process for this long is not just restarting here.
+_GONE_S = 5.0
 _PULL_WAIT_S = 20.0
 _sessions = itertools.count()
 
@@ -72,11 +78,23 @@ async def remote(name: str, call: Awaitable[Any], deadline_s: float) -> Any:
         raise Unavailable(f"{name} is restarting") from error
 
 
-def connector(transport: str, tasks: Tasks) -> Callable[[str], Connect]:
-    """name -> how to connect to it. transport: `stream` or `ray`."""
+def connector(
+    transport: str, tasks: Tasks, run_dir: Path | None = None
+) -> Callable[[str], Connect]:
+    """name -> how to connect to it. transport: `stream` or `ray`.
+
+    run_dir: where the actors of this machine have their sockets. Without it, and for an actor
+    that was never here, Ray is asked for the address.
+    """
 
     def for_name(name: str) -> Connect:
+        neighbour = _Neighbour(name, run_dir) if run_dir and transport == "stream" else None
+
         async def connect() -> ClientEnd:
+            if neighbour is not None:
+                end = await neighbour.connect()
+                if end is not None:
+                    return end
             actor = await actor_named(name)
             if transport == "ray":
                 return _connect_over_ray(name, actor, tasks)
@@ -88,6 +106,34 @@ def connector(transport: str, tasks: Tasks) -> Callable[[str], Connect]:
         return connect
 
     return for_name
+
+
+class _Neighbour:
+    """An actor of this machine, found by its lock file: the moment it listens.
+
+    Ray tells of a restart 0.2 to 2 s later, and a question that it is asked meanwhile waits.
+    """
+
+    def __init__(self, name: str, run_dir: Path) -> None:
+        self._name, self._run_dir = name, run_dir
+        self._gone_since: float | None = None
+
+    async def connect(self) -> ClientEnd | None:
+        """None when it is not here: never was, or has been gone for long and may have moved."""
+        path = self._run_dir / f"{self._name}.lock"
+        if not path.exists():
+            return None
+        process = lock_holder(path)
+        if process is not None:
+            self._gone_since = None
+            return await connect_socket(
+                self._name, f"unix:{socket_path(self._run_dir, self._name, process.pid)}"
+            )
+        now = asyncio.get_running_loop().time()
+        self._gone_since = self._gone_since or now
+        if now - self._gone_since > _GONE_S:
+            return None
+        raise Unavailable(f"{self._name} is restarting")
 
 
 def _connect_over_ray(name: str, actor: Any, tasks: Tasks) -> ClientEnd:

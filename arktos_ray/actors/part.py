@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from arktos_ray.actors.streams import Connect, ServerEnd, StreamPeer, StreamServer
+from arktos_ray.actors.streams import Connect, ServerEnd, StreamPeer, StreamServer, socket_path
 from arktos_ray.api.calls import Call, Peer, Reply, User, WatchEvent
 from arktos_ray.api.errors import Failure, NotFound, Unavailable
 from arktos_ray.api.names import SYSTEM_TENANT
@@ -68,8 +68,7 @@ class Part:
         await self.prepare()
         self.prepared = True
         if self._surroundings.listens:
-            # A fresh path for each process: nobody reaches a predecessor's socket by mistake.
-            path = Path(self.spec["run_dir"]) / f"{self.name}-{os.getpid()}.sock"
+            path = socket_path(Path(self.spec["run_dir"]), self.name, os.getpid())
             self._server = StreamServer(self, path, self.tasks)
             self._address = await self._server.start()
         await self.open()

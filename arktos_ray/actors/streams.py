@@ -462,6 +462,11 @@ class StreamPeer:
             self._end.lost()
 
 
+def socket_path(run_dir: Path, name: str, pid: int) -> Path:
+    """A fresh path for each process: nobody reaches a predecessor's socket by mistake."""
+    return run_dir / f"{name}-{pid}.sock"
+
+
 async def connect_socket(name: str, address: str) -> ClientEnd:
     """A connection to the address that `StreamServer.start` gave. Raises Unavailable."""
     ends: list[ClientEnd] = []
