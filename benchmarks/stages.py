@@ -408,7 +408,15 @@ async def create_steps(stages: Stages) -> None:
                 await log.append(rows)
             return len(records)
 
+        async def append_singly() -> int:
+            nonlocal revision
+            for record in records[:200]:
+                revision += 1
+                await log.append([Row(revision, False, "pods", record.path, record.body)])
+            return 200
+
         await stages.time("log append", append, "10", "SQLite, fsync, 100 rows a commit")
+        await stages.time("log append, alone", append_singly, note="what a quiet cluster pays")
         log.close()
     await world.close()
     worlds = []
