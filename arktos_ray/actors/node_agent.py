@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from arktos_ray.actors.pod_events import PodEvents
 from arktos_ray.api import errors
 from arktos_ray.api.calls import Call, Reply, WatchEvent
 from arktos_ray.api.names import NODE_LEASE_NAMESPACE, SYSTEM_TENANT, Key
@@ -27,6 +28,7 @@ from arktos_ray.client.informer import Informer
 from arktos_ray.client.port import Client
 from arktos_ray.runtime import plan
 from arktos_ray.runtime.agent import Agent
+from arktos_ray.runtime.events import Happening
 from arktos_ray.runtime.port import LogOptions, PodRef, PodWant, Runtime, WorkloadSeen
 
 log = logging.getLogger(__name__)
@@ -113,7 +115,8 @@ class NodeAgent:
         self._tasks = tasks
         self._host_ip = host_ip
         self._labels = dict(labels or {})
-        self._agent = Agent(runtime, self._on_report, clock, tasks, host_ip)
+        self._agent = Agent(runtime, self._on_report, clock, tasks, host_ip, self._on_happening)
+        self._events = {tp: PodEvents(client, clock, node_name) for tp, client in self._tps.items()}
         # What is known of each pod, by uid: which partition it is in, and the object itself.
         self._homes: dict[str, tuple[str, dict[str, Any]]] = {}
         # Whose config maps and secrets are not known yet, and what is known of them.
@@ -150,6 +153,7 @@ class NodeAgent:
             informer.start()
             informers.append(informer)
             self._tasks.start(self._write(tp, client), f"{self.node_name} {tp} statuses")
+            self._tasks.start(self._events[tp].run(), f"{self.node_name} {tp} events")
         self._tasks.start(self._wait_for(informers), f"{self.node_name} sync")
 
     async def close(self, *, end_workloads: bool = False) -> None:
@@ -253,6 +257,7 @@ class NodeAgent:
                 text = f'previous terminated container "{container}" in pod "{ref.name}" not found'
             else:
                 text = f'container "{container}" in pod "{ref.name}" is waiting to start'
+                text += _why_waiting(pod, container)
             raise errors.BadRequest(text) from failure
 
     def _find(self, payload: Mapping[str, Any]) -> tuple[PodRef, dict[str, Any]]:
@@ -263,6 +268,8 @@ class NodeAgent:
                 == (payload.get("tenant"), payload.get("namespace"), payload.get("name"))
             ):
                 return ref, pod
+        if not self._agent.knows_all:
+            raise errors.Unavailable(f"node {self.node_name} is just starting")
         raise errors.NotFound(f"no such pod on node {self.node_name}")
 
     # Pods: from the API to the agent, and back.
@@ -331,6 +338,11 @@ class NodeAgent:
             for uid in list(self._blocked):
                 if uid in self._homes:
                     await self._look_up(uid)
+
+    def _on_happening(self, ref: PodRef, what: Happening) -> None:
+        home = self._homes.get(ref.uid)
+        if home is not None:
+            self._events[home[0]].tell(home[1], what)
 
     def _on_report(self, ref: PodRef, status: dict[str, Any] | None) -> None:
         home = self._homes.get(ref.uid)
@@ -511,6 +523,19 @@ class NodeAgent:
                 "architecture": _architecture(),
             },
         }
+
+
+def _why_waiting(pod: Mapping[str, Any], container: str) -> str:
+    status = pod.get("status") or {}
+    statuses = [
+        *(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())
+    ]  # fmt: skip
+    waits = [
+        (each.get("state") or {}).get("waiting") or {}
+        for each in statuses
+        if each["name"] == container
+    ]
+    return f": {waits[0]['reason']}" if waits and waits[0].get("reason") else ""
 
 
 def _call_for(client: Client, ref: PodRef, status: dict[str, Any] | None) -> Call:

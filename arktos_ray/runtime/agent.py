@@ -15,6 +15,7 @@ from typing import Any
 from arktos_ray.api import errors
 from arktos_ray.base.clock import Clock
 from arktos_ray.base.tasks import Tasks
+from arktos_ray.runtime import events
 from arktos_ray.runtime.plan import (
     Action,
     CreateSandbox,
@@ -49,6 +50,8 @@ OBSERVE_PERIOD_S = 1.0
 
 # What became of a pod: its status, or None when nothing of it is left.
 Report = Callable[[PodRef, Object | None], None]
+# What happened to a pod, for people.
+Tell = Callable[[PodRef, events.Happening], None]
 
 
 class _Pod:
@@ -76,10 +79,12 @@ class Agent:
     """Restart it at any time: what runs goes on, and is found again."""
 
     def __init__(
-        self, runtime: Runtime, report: Report, clock: Clock, tasks: Tasks, host_ip: str
-    ) -> None:
+        self, runtime: Runtime, report: Report, clock: Clock, tasks: Tasks, host_ip: str,
+        tell: Tell = lambda ref, what: None,
+    ) -> None:  # fmt: skip
         self._runtime = runtime
         self._report = report
+        self._tell = tell
         self._clock = clock
         self._tasks = tasks
         self._host_ip = host_ip
@@ -172,6 +177,8 @@ class Agent:
             return
         news = status(want, seen, pod.former, pod.problems, now, self._host_ip, health)
         if news and news != pod.reported:
+            for what in events.of_change(want.ref, pod.former, news):
+                self._tell(want.ref, what)
             pod.reported = news
             pod.former = {**pod.former, **news}
             self._report(want.ref, news)
@@ -211,6 +218,8 @@ class Agent:
             match action:
                 case CreateSandbox(attempt):
                     assert want is not None
+                    if attempt:
+                        self._tell(want.ref, events.sandbox_changed())
                     await runtime.create_sandbox(want, attempt)
                     pod.problems.pop("", None)
                 case StopSandbox(sandbox_id):
@@ -219,10 +228,14 @@ class Agent:
                     await runtime.remove_sandbox(sandbox_id, owner)
                 case StartContainer(sandbox_id, container, attempt):
                     assert want is not None
-                    await runtime.ensure_image(container)
+                    await self._have_image(want.ref, container)
                     await runtime.start_container(sandbox_id, want, container, attempt)
                     pod.problems.pop(container.name, None)
-                case StopContainer(container_id, grace_s):
+                    for what in events.started(container.name):
+                        self._tell(want.ref, what)
+                case StopContainer(container_id, grace_s, why, name, sick):
+                    if want is not None:
+                        self._tell(want.ref, events.killing(name, why if sick else ""))
                     await runtime.stop_container(container_id, grace_s)
                 case RemoveContainer(container_id):
                     await runtime.remove_container(container_id)
@@ -231,6 +244,16 @@ class Agent:
         except errors.Failure as failure:
             log.warning("%s: %s: %s", ref, action, failure)
             self._note(pod, action, failure)
+
+    async def _have_image(self, ref: PodRef, container: ContainerWant) -> None:
+        name, image = container.name, container.image
+        if await self._runtime.find_image(container):
+            self._tell(ref, events.present(name, image))
+            return
+        self._tell(ref, events.pulling(name, image))
+        begun = self._clock.monotonic()
+        await self._runtime.pull_image(container)
+        self._tell(ref, events.pulled(name, image, self._clock.monotonic() - begun))
 
     def _note(self, pod: _Pod, action: Action, failure: errors.Failure) -> None:
         """Remember why something could not be started, for its status and its back-off."""
@@ -246,8 +269,18 @@ class Agent:
                 reason = "CreateContainerError"
         else:
             return  # It is tried again at the next observation.
+        message = failure.message
+        if pod.want is not None:
+            if isinstance(action, StartContainer):
+                image = action.container.image
+                for what in events.start_failed(name, image, reason, message):
+                    self._tell(pod.want.ref, what)
+                if reason == "ImagePullBackOff":
+                    message = f'Back-off pulling image "{image}": ErrImagePull: {message}'
+            else:
+                self._tell(pod.want.ref, events.sandbox_failed(message))
         pod.problems[name] = problem_after(
-            pod.problems.get(name), reason, failure.message, self._clock.now()
+            pod.problems.get(name), reason, message, self._clock.now()
         )
 
 

@@ -128,15 +128,20 @@ class FakeRuntime:
             for sandbox in self.host.sandboxes.values()
         ]
 
-    async def ensure_image(self, want: ContainerWant) -> str:
-        await self._begin("ensure_image")
-        images = self.host.images
-        if images is not None and want.image not in images:
-            if want.pull_policy == "Never":
-                raise ImageNeverPulled(f'Container image "{want.image}" is not present')
+    async def find_image(self, want: ContainerWant) -> str:
+        await self._begin("find_image")
+        if self.host.images is None or want.image in self.host.images:
+            return f"fake:{want.image}"
+        if want.pull_policy == "Never":
+            raise ImageNeverPulled(f'Container image "{want.image}" is not present')
+        return ""
+
+    async def pull_image(self, want: ContainerWant) -> str:
+        await self._begin("pull_image")
+        if self.host.images is not None:
             if want.image not in self.host.registry:
                 raise ImageUnavailable(f'Container image "{want.image}" is not in the registry')
-            images.add(want.image)
+            self.host.images.add(want.image)
         return f"fake:{want.image}"
 
     async def create_sandbox(self, pod: PodWant, attempt: int) -> str:

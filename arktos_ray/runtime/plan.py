@@ -68,6 +68,8 @@ class StopContainer:
     id: str
     grace_s: float
     why: str
+    container: str = ""
+    sick: bool = False  # It goes because its probes say so, and another takes its place.
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ def plan(
     if want.finished or phase_of(want, seen) in ("Succeeded", "Failed"):
         return [StopSandbox(w.id, "ran to its end") for w in seen if w.ready and not _running(w)]
     sick = [
-        StopContainer(c.id, want.grace_s, health[c.id].unhealthy)
+        StopContainer(c.id, want.grace_s, health[c.id].unhealthy, c.name, True)
         for w in seen
         for c in w.containers
         if health and c.state == "running" and c.id in health and health[c.id].unhealthy
@@ -137,7 +139,7 @@ def plan(
 def _dismantle(seen: Sequence[WorkloadSeen], grace_s: float, why: str) -> list[Action]:
     running = [c for w in seen for c in w.containers if c.state in ("running", "unknown")]
     if running:
-        return [StopContainer(c.id, grace_s, why) for c in running]
+        return [StopContainer(c.id, grace_s, why, c.name) for c in running]
     return [RemoveSandbox(w.id, w.ref, why) for w in seen]
 
 

@@ -201,8 +201,14 @@ class Runtime(Protocol):
     async def observe(self) -> list[WorkloadSeen]:
         """Everything it holds that is ours, whoever started it."""
 
-    async def ensure_image(self, want: ContainerWant) -> str:
-        """Have the image here, fetching it as its policy says; ImageUnavailable when that fails."""
+    async def find_image(self, want: ContainerWant) -> str:
+        """Its id when it is here and may be used as it is; "" when its policy says to fetch it.
+
+        ImageUnavailable when it is neither here nor to be fetched.
+        """
+
+    async def pull_image(self, want: ContainerWant) -> str:
+        """Fetch it, and return its id. ImageUnavailable when that fails."""
 
     async def create_sandbox(self, pod: PodWant, attempt: int) -> str: ...
 

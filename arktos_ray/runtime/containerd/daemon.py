@@ -161,14 +161,15 @@ class Daemon:
         By force, in any state that it may be in; what is in `root` stays, as on a disk after a
         power cut. Returns the processes that cannot be ended. Nothing to do: 2 ms.
         """
-        ours = processes.of_runtime(self.home)
         daemon = self.process()
         if daemon is not None:
             processes.end([daemon], _STOP_S)  # First, so that it does not clear up beside us.
-        running = processes.descendants([p.pid for p in ours if p != daemon])
+        shims = processes.of_runtime(self.home)
+        running = processes.descendants([p.pid for p in shims])
         cgroups = _cgroups_of(running)
         left = processes.end(running, _KILL_S)
-        left += processes.end([p for p in ours if p != daemon], 0.0)
+        # Asked again: a container may just have been starting.
+        left += processes.end(processes.of_runtime(self.home), 0.0)
         self._clear_state()
         for cgroup in cgroups:
             _remove_cgroup(cgroup)

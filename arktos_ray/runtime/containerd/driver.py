@@ -131,7 +131,7 @@ class Containerd:
             message=status.message,
         )
 
-    async def ensure_image(self, want: ContainerWant) -> str:
+    async def find_image(self, want: ContainerWant) -> str:
         found = await self._cri.call("ImageStatus", image={"image": want.image})
         present: str = found.image.id
         if present and (want.pull_policy != "Always" or self._offline):
@@ -144,6 +144,9 @@ class Containerd:
             raise ImageUnavailable(
                 f'Container image "{want.image}" is not present, and this node pulls none'
             )
+        return ""
+
+    async def pull_image(self, want: ContainerWant) -> str:
         try:
             pulled = await self._cri.call(
                 "PullImage", image={"image": want.image}, deadline_s=_PULL_DEADLINE_S

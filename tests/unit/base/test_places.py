@@ -91,6 +91,26 @@ def test_processes_of_a_cluster_are_found_and_ended(
     assert processes.of_cluster(tmp_path) == []
 
 
+def test_a_runtime_is_not_ended_with_its_cluster(tmp_path: Path) -> None:
+    # Started by the cluster, with an environment of its own; its child is a container.
+    script = f"env -i {processes.RUNTIME_MARK}={tmp_path} sh -c 'env -i sleep 60 & wait'"
+    with subprocess.Popen(
+        ["/bin/sh", "-c", f"{script} & wait"], env={processes.MARK: str(tmp_path)}
+    ) as started:
+        runtime: list[processes.Process] = []
+        inside: list[processes.Process] = []
+        try:
+            # What inherited the mark, and has not replaced its environment yet, is there as well.
+            while not (inside and len(runtime) == 1):
+                assert started.poll() is None
+                runtime = processes.of_runtime(tmp_path)
+                inside = processes.descendants([p.pid for p in runtime])
+            assert [p.pid for p in processes.of_cluster(tmp_path)] == [started.pid]
+        finally:
+            processes.end([*runtime, *inside], 0.0)
+    assert processes.of_runtime(tmp_path) == []
+
+
 def test_a_later_process_with_the_same_pid_is_not_killed(child: subprocess.Popen[bytes]) -> None:
     now = processes.found(child.pid)
     assert now is not None
@@ -109,6 +129,8 @@ def test_a_later_process_with_the_same_pid_is_not_killed(child: subprocess.Popen
         ("/x/python /x/ray/dashboard/dashboard.py --temp-dir=/tmp/arktos", "ray dashboard"),
         ("ray::IDLE", "ray spare worker"),
         ('/x/python -m arktos_ray serve {"data-dir": "/x"} --progress 3', "driver"),
+        ("/usr/bin/containerd --config /x/state/config.toml", "containerd"),
+        ("/usr/bin/containerd-shim-runc-v2 -namespace k8s.io -id 1", "containerd shim"),
         ("bash", "other"),
     ],
 )
@@ -119,5 +141,7 @@ def test_a_process_is_called_by_what_it_does(command: str, role: str) -> None:
 def test_the_doctor_examines_everything(tmp_path: Path) -> None:
     findings = {f.what: f for f in machine.examine(tmp_path, tmp_path / "none.sock")}
     assert findings["python"].verdict == "ok"
-    assert findings["containerd"].verdict == "missing"
-    assert findings["containerd"].hint
+    # Nobody answers there: it is either missing, or ours to start.
+    lacking = bool(machine.lacks_for_containers())
+    assert findings["containerd"].verdict == ("missing" if lacking else "ok")
+    assert bool(findings["containerd"].hint) == lacking

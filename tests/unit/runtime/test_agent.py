@@ -10,6 +10,7 @@ from typing import Any
 from arktos_ray.api import errors
 from arktos_ray.base.tasks import Tasks
 from arktos_ray.runtime.agent import Agent
+from arktos_ray.runtime.events import Happening
 from arktos_ray.runtime.fake import FakeHost, FakeRuntime
 from arktos_ray.runtime.port import ContainerWant, PodRef, PodWant, ProbeWant
 from arktos_ray.testing.fakes import FakeClock
@@ -20,12 +21,16 @@ class World:
         self.clock = FakeClock()
         self.host = FakeHost()
         self.reports: dict[str, dict[str, Any] | None] = {}
+        self.happenings: list[Happening] = []
         self.boot()
 
     def boot(self) -> None:
         self.runtime = FakeRuntime(self.clock, self.host)
         self.tasks = Tasks()
-        self.agent = Agent(self.runtime, self._report, self.clock, self.tasks, "1.2.3.4")
+        self.agent = Agent(
+            self.runtime, self._report, self.clock, self.tasks, "1.2.3.4",
+            lambda ref, what: self.happenings.append(what),
+        )  # fmt: skip
         self.agent.start()
 
     async def restart(self) -> None:
@@ -34,6 +39,9 @@ class World:
 
     def _report(self, ref: PodRef, status: dict[str, Any] | None) -> None:
         self.reports[ref.uid] = status
+
+    def told(self) -> list[str]:
+        return [f"{what.reason}: {what.message}" for what in self.happenings]
 
     def phase(self, uid: str) -> str:
         report = self.reports.get(uid, {"phase": "unknown"})
@@ -141,10 +149,43 @@ async def test_an_image_that_is_absent_is_tried_again_with_back_off(world: World
     assert world.waiting("u1") == "ErrImagePull"
     await world.clock.advance(10)
     assert world.waiting("u1") == "ImagePullBackOff"
-    assert world.runtime.calls.count("ensure_image") == 2
+    assert world.runtime.calls.count("pull_image") == 2
+    assert world.told() == [
+        'Pulling: Pulling image "image:1"',
+        'Failed: Failed to pull image "image:1": Container image "image:1" is not in the registry',
+        "Failed: Error: ErrImagePull",
+        'Pulling: Pulling image "image:1"',
+        'Failed: Failed to pull image "image:1": Container image "image:1" is not in the registry',
+        "Failed: Error: ErrImagePull",
+        'BackOff: Back-off pulling image "image:1"',
+        "Failed: Error: ImagePullBackOff",
+    ]
     world.host.registry.add("image:1")
     await world.clock.advance(21)
     assert world.phase("u1") == "Running"
+
+
+@story
+async def test_what_happens_is_told_once_and_not_again_by_the_next_agent(world: World) -> None:
+    world.agent.set_pod(pod(script="sleep 5; exit 1", grace_s=1.0), {})
+    await world.clock.advance(8)
+    begun = [
+        'Pulled: Container image "image:1" already present on machine',
+        "Created: Created container: main",
+        "Started: Started container main",
+    ]
+    assert world.told() == begun * 2
+    await world.clock.advance(5)
+    back_off = "BackOff: Back-off restarting failed container main in pod u1_default(u1)"
+    assert world.told() == [*begun * 2, back_off]
+    await world.restart()
+    world.agent.set_pod(pod(script="sleep 5; exit 1", grace_s=1.0), world.reports["u1"] or {})
+    await world.clock.advance(2)
+    assert world.told() == [*begun * 2, back_off]
+    await world.clock.advance(9)
+    world.agent.set_pod(pod(deleting=True, grace_s=1.0), {})
+    await world.clock.advance(2)
+    assert world.told()[7:] == [*begun, "Killing: Stopping container main"]
 
 
 @story

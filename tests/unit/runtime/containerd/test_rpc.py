@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from arktos_ray.runtime.containerd.driver import resources
+from arktos_ray.runtime.containerd.driver import Settings, resources, settings_in
 from arktos_ray.runtime.containerd.rpc import message
 from arktos_ray.runtime.port import ContainerWant
 
@@ -36,3 +36,12 @@ def test_limits_become_those_of_cgroups() -> None:
         "cpu_quota": 1000,
         "memory_limit_in_bytes": 1 << 20,
     }
+
+
+def test_what_a_daemon_tells_of_itself_is_read_and_nonsense_is_survived() -> None:
+    runc = '{"runc": {"options": {"SystemdCgroup": true}}}'
+    handler = '{"defaultRuntimeName": "runc", "runtimes": ' + runc + "}"
+    told = '{"sandboxImage": "example.org/pause:3", "containerd": ' + handler + "}"
+    assert settings_in(told) == Settings("example.org/pause:3", systemd=True)
+    for nothing in ("{}", "", "[]", "{"):
+        assert settings_in(nothing) == Settings()
