@@ -16,7 +16,7 @@ from arktos_ray.api import scheme
 from arktos_ray.api.calls import Call, Reply, User, WatchEvent
 from arktos_ray.api.errors import decode
 from arktos_ray.api.names import SYSTEM_TENANT
-from arktos_ray.apiserver.partition import Partition
+from arktos_ray.apiserver.partition import Partition, cluster_ip, has_cluster_ip
 from arktos_ray.apiserver.server import Server
 from arktos_ray.apiserver.service_ips import ServiceIPs
 from arktos_ray.store.port import Log
@@ -47,11 +47,11 @@ class TenantPartition(Part):
         rows = self.store.recover()
         ips = ServiceIPs(
             self.spec.get("service_cidr", "10.96.0.0/16"),
-            lambda path: self.store.latest("services", path) is not None,
+            lambda path, address: has_cluster_ip(self.store, path, address),
         )
         for record in self.store.table("services").range():
-            address = record.decode()["spec"].get("clusterIP", "")
-            if address and address != "None":
+            address = cluster_ip(record.decode())
+            if address:
                 ips.mark(address, record.path)
         partition = Partition(self.name, self.store, self.clock, self.ids, ips)
         self.server = Server(partition)

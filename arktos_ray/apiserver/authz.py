@@ -22,8 +22,8 @@ def authorize(call: Call, resource: Resource) -> None:
     if user.tenant == SYSTEM_TENANT:
         if SUPER_GROUP in user.groups:
             return
-    elif resource.tenanted and call.tenant == user.tenant:
-        return
+    elif user.tenant and resource.tenanted and call.tenant == user.tenant:
+        return  # Nobody's tenant is "": that is every tenant's prefix.
     raise refusal(call, resource, user)
 
 

@@ -18,7 +18,7 @@ from arktos_ray.apiserver.service_ips import ServiceIPs
 from arktos_ray.base.clock import Clock, rfc3339
 from arktos_ray.base.ids import Ids
 from arktos_ray.store.records import Record
-from arktos_ray.store.store import Store
+from arktos_ray.store.store import OBJECT_BYTES_MAX, Store
 
 Object = dict[str, Any]
 # Namespaces and tenants kept decoded, 2 KB each.
@@ -72,13 +72,34 @@ class Partition:
 
     # Writing
 
-    def save(self, resource: Resource, key: Key, obj: Object) -> Record:
-        return self.store.put(resource.gvr, key.path(), obj)
+    def save(
+        self, resource: Resource, key: Key, obj: Object, bytes_max: int = OBJECT_BYTES_MAX
+    ) -> Record:
+        """Raises TooLarge; then nothing was written."""
+        path = key.path()
+        record = self.store.put(resource.gvr, path, obj, bytes_max)
+        if resource.gvr == "services":
+            address = cluster_ip(obj)
+            if address:
+                self.service_ips.mark(address, path)
+        return record
 
     def remove(self, resource: Resource, key: Key, obj: Object) -> Record:
-        if resource.gvr == "services":
-            self.service_ips.release(key.path())
         return self.store.delete(resource.gvr, key.path(), obj)
+
+
+def cluster_ip(service: Object) -> str:
+    """The address of a service, "" when it has none of its own."""
+    address: str = (service.get("spec") or {}).get("clusterIP") or ""
+    return "" if address == "None" else address
+
+
+def has_cluster_ip(store: Store, path: str, address: str) -> bool:
+    """For ServiceIPs. A deletion that is not durable may still fail, so both states count."""
+    return any(
+        record is not None and cluster_ip(record.decode()) == address
+        for record in (store.latest("services", path), store.get("services", path))
+    )
 
 
 def key_of(call: Call) -> Key:

@@ -50,6 +50,8 @@ _SUBRESOURCES: dict[tuple[str, str], Verb] = {
     ("scale", "patch"): update_scale,
 }
 _READS = ("get", "list")
+# Refusals of a write that follow from what others wrote, durable or not: they wait for the commit.
+_OF_STATE = (errors.AlreadyExists, errors.Conflict, errors.NotFound)
 
 
 class Server:
@@ -62,30 +64,43 @@ class Server:
 
     async def call(self, calls: Sequence[Call]) -> list[Reply]:
         replies: list[Reply] = []
-        wrote: list[int] = []
+        wrote: list[int] = []  # not committed yet
+        unsure = False  # whether a call that failed left a part of its work (deletecollection)
         for i, call in enumerate(calls):
+            if call.verb == "list" and wrote:
+                # A list may wait, and a commit that fails meanwhile takes along what came before.
+                await self._settle(replies, wrote)
             try:
                 replies.append(await self._one(call))
             except Failure as failure:
                 replies.append(Reply(failure.code, failure.encode()))
-                continue
+                if not isinstance(failure, _OF_STATE):
+                    unsure = unsure or call.verb not in _READS
+                    continue
             except Exception:
                 # A bug in one verb fails that call, loudly; the store was not touched half-way:
                 # every verb queues its write as its last step.
                 log.exception("%s %s %s/%s", call.verb, call.gvr, call.namespace, call.name)
                 bug = errors.Internal(f"{call.verb} {call.gvr}: internal error; see the log")
                 replies.append(Reply(bug.code, bug.encode()))
+                unsure = True
                 continue
             if call.verb not in _READS:
                 wrote.append(i)
         self.calls_total += len(calls)
-        if wrote:
-            try:
-                await self.partition.store.commit()
-            except Failure as failure:
-                for i in wrote:
-                    replies[i] = Reply(failure.code, failure.encode())
+        if wrote or unsure:
+            await self._settle(replies, wrote)
         return replies
+
+    async def _settle(self, replies: list[Reply], wrote: list[int]) -> None:
+        """Commit; then the replies to these calls are true, or become the reason why not."""
+        try:
+            if self.partition.store.pending:
+                await self.partition.store.commit()
+        except Failure as failure:
+            for i in wrote:
+                replies[i] = Reply(failure.code, failure.encode())
+        wrote.clear()
 
     async def _one(self, call: Call) -> Reply:
         resource = resource_of(call)

@@ -1,7 +1,8 @@
 """Which cluster IP next. Pure: the services themselves are the record of what is taken.
 
-An address that a failed commit leaves marked as taken is found again by `is_free`, which asks
-whether its owner is there.
+What is noted here is only where to look: an address is taken when the service that was last seen
+with it still has it. So nothing leaks when a create is refused, a commit fails, or a service
+changes its type or goes.
 """
 
 from __future__ import annotations
@@ -13,22 +14,22 @@ from collections.abc import Callable
 class ServiceIPs:
     """The addresses of one partition's service range, e.g. 10.96.0.0/16.
 
-    exists: whether a service path is (still) there.
+    holds: whether the service at a path has an address, in its newest or its durable state.
     """
 
-    def __init__(self, cidr: str, exists: Callable[[str], bool]) -> None:
+    def __init__(self, cidr: str, holds: Callable[[str, str], bool]) -> None:
         self._network = ipaddress.ip_network(cidr)
-        self._exists = exists
+        self._holds = holds
         self._owner: dict[str, str] = {}  # address -> service path
         self._next = 10  # the first few are for well-known services
 
     def mark(self, address: str, path: str) -> None:
-        """The service at `path` has this address (read at a restart)."""
+        """The service at `path` is written with this address, or was read at a restart."""
         self._owner[address] = path
 
     def is_free(self, address: str, path: str) -> bool:
         owner = self._owner.get(address)
-        return owner is None or owner == path or not self._exists(owner)
+        return owner is None or owner == path or not self._holds(owner, address)
 
     def contains(self, address: str) -> bool:
         try:
@@ -36,17 +37,12 @@ class ServiceIPs:
         except ValueError:
             return False
 
-    def allocate(self, path: str) -> str | None:
-        """The next free address, or None when the range is used up."""
+    def choose(self, path: str) -> str | None:
+        """The next free address, or None when the range is used up. `mark` takes it."""
         size = self._network.num_addresses - 2
         for _ in range(size):
             self._next = self._next % size + 1
             address = str(self._network[self._next])
             if self.is_free(address, path):
-                self._owner[address] = path
                 return address
         return None
-
-    def release(self, path: str) -> None:
-        for address in [a for a, owner in self._owner.items() if owner == path]:
-            del self._owner[address]

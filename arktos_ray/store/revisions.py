@@ -12,18 +12,21 @@ PARTITION_MAX = 63
 
 
 def next_revision(last: int, now_ms: int, partition: int) -> int:
-    """The smallest revision of this moment and partition that is greater than `last`.
+    """The smallest revision of this partition, at or after this moment, that is over `last`.
 
-    After a burst of over 8,192 in a millisecond, or when the clock stepped back, it is last + 1:
-    then it runs ahead of the clock until the clock catches up.
+    After a burst of over 8,192 in a millisecond, or when the clock stepped back, it runs ahead of
+    the clock until the clock catches up. It always carries its own partition's bits, so no two
+    partitions ever give out the same one.
     """
-    fresh = (now_ms << TIME_SHIFT) | (partition << PARTITION_SHIFT)
-    return fresh if fresh > last else last + 1
-
-
-def at_ms(now_ms: int) -> int:
-    """The first revision of a millisecond, of whatever partition."""
-    return now_ms << TIME_SHIFT
+    own = partition << PARTITION_SHIFT
+    fresh = (now_ms << TIME_SHIFT) | own
+    if fresh > last:
+        return fresh
+    following = last + 1
+    if (following >> PARTITION_SHIFT) & PARTITION_MAX == partition:
+        return following
+    first = (following >> TIME_SHIFT << TIME_SHIFT) | own
+    return first if first >= following else first + (1 << TIME_SHIFT)
 
 
 def time_ms(revision: int) -> int:

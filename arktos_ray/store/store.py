@@ -11,21 +11,30 @@ had never been, and its writers are told why.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from arktos_ray.api.errors import BadRequest, Failure, Unavailable
+from arktos_ray.api.errors import Failure, Timeout, TooLarge, Unavailable
 from arktos_ray.base.clock import Clock
 from arktos_ray.base.tasks import Tasks
 from arktos_ray.store.mvcc import Table, prefix_of
 from arktos_ray.store.port import Log, Row
 from arktos_ray.store.records import Record, encode, restore
-from arktos_ray.store.revisions import at_ms, next_revision
+from arktos_ray.store.revisions import next_revision, time_ms
 from arktos_ray.store.watchcache import Change, HistoryLimits, WatchCache
 
 # A resource version further ahead of our clock than this was never handed out by any partition.
-_FUTURE_MS_MAX = 60_000
+_FUTURE_S_MAX = 60.0
+# The end of the current millisecond, and a little skew: waiting is simpler than running ahead.
+_WAIT_S_MAX = 0.005
+_TOO_LARGE = "Too large resource version"
+# As the largest request body: patches must not grow an object beyond what one write may hold. A
+# ConfigMap of 1 MiB of quotes is 2 MiB of JSON.
+OBJECT_BYTES_MAX = 3 << 20
+# Kept among the floors: the newest revision that was shown ahead of the clock.
+_HIGH_WATER = ""
 # References only; a subscription that is further behind reads from the history instead.
 _BACKLOG_CHANGES_MAX = 20_000
 _COMPACT_INTERVAL_S = 5.0
@@ -205,9 +214,20 @@ class Store:
             return self.table(gvr).get(path)
         return None if record.deleted else record
 
-    def put(self, gvr: str, path: str, obj: dict[str, Any]) -> Record:
-        """Queue a write; obj gets its resourceVersion. Visible to readers after `commit`."""
-        return self._write(gvr, encode(self._next(), path, obj))
+    def put(
+        self, gvr: str, path: str, obj: dict[str, Any], bytes_max: int = OBJECT_BYTES_MAX
+    ) -> Record:
+        """Queue a write; obj gets its resourceVersion. Visible to readers after `commit`.
+
+        Raises TooLarge; then nothing was written.
+        """
+        record = encode(self._next(), path, obj)
+        if len(record.body) > bytes_max:
+            raise TooLarge(
+                f"Request entity too large: the object would have {len(record.body)} bytes,"
+                f" the limit is {bytes_max}"
+            )
+        return self._write(gvr, record)
 
     def delete(self, gvr: str, path: str, obj: dict[str, Any]) -> Record:
         """Queue a deletion; obj is the object's last state, for watchers."""
@@ -225,6 +245,11 @@ class Store:
         if gvr not in self._volatile:
             batch.rows.append(Row(record.revision, record.deleted, gvr, record.path, record.body))
         return record
+
+    @property
+    def pending(self) -> bool:
+        """Whether something was written that is not durable yet."""
+        return bool(self._overlay)
 
     def commit(self) -> asyncio.Future[None]:
         """Done when everything written so far is durable and published, or refused.
@@ -315,16 +340,41 @@ class Store:
     async def reach(self, revision: int) -> None:
         """Wait until the state at `revision` is settled: nothing at or below it is to come.
 
-        Raises BadRequest for a revision that no clock in the region can have given out.
+        Raises Timeout for a revision that no clock in the region can have given out.
         """
+        if revision <= self.revision:
+            return
         if revision > self._last:
-            if revision > at_ms(int(self._clock.now() * 1000) + _FUTURE_MS_MAX):
-                raise BadRequest(f"Too large resource version: {revision}, current: {self._last}")
-            self._last = revision
+            await self._catch_up(revision)
         if self._overlay or self._batch.done is not None:
-            await self.commit()
-        if not self._overlay and self.revision < revision:
-            self.revision = revision
+            # What is refused is settled too; only its writers need to know.
+            with contextlib.suppress(Failure):
+                await self.commit()
+            self.check_open()
+        # Whatever was written since lies above: `_last` had reached the revision before.
+        self.revision = max(self.revision, revision)
+
+    async def _catch_up(self, revision: int) -> None:
+        """Raise our clock to a revision that another clock of the region has reached."""
+        ahead_s = ((time_ms(revision) + 1) - self._clock.now() * 1000) / 1000
+        if ahead_s > _FUTURE_S_MAX:
+            raise Timeout(
+                f"Too large resource version: {revision}, current: {self.revision}",
+                details={
+                    "retryAfterSeconds": 1,
+                    "causes": [{"reason": "ResourceVersionTooLarge", "message": _TOO_LARGE}],
+                },
+            )
+        if 0 < ahead_s <= _WAIT_S_MAX:
+            # The usual case, a list over partitions: revisions stay on the clock, so that the
+            # next such list sees what is acknowledged meanwhile.
+            await self._clock.sleep(ahead_s)
+        elif ahead_s > 0:
+            # A restart is faster than that: it must not go back behind what we show now.
+            with contextlib.suppress(Failure):  # A disk that takes no writes can still be read.
+                await self._log.compact((), {_HIGH_WATER: revision})
+        self.check_open()
+        self._last = max(self._last, revision)
 
     def range_at(self, gvr: str, prefix: str, after: str, revision: int) -> Iterable[Record]:
         """The records below a prefix as they were at a revision. Raises Expired."""
@@ -403,6 +453,8 @@ class Store:
             if not forgotten:
                 continue
             self._changed_floors[gvr] = history.floor
+            if gvr in self._volatile:
+                continue  # No row of it was ever written; the floor still guards the clock.
             for change in forgotten:
                 if change.previous is not None:
                     self._forgotten.append(change.previous.revision)

@@ -73,7 +73,10 @@ def _lifecycle(partition: Partition, call: Call, resource: Resource) -> None:
 
 
 def _give_cluster_ip(partition: Partition, call: Call, service: Object) -> None:
-    """A virtual address for the kinds of service that have one. Raises Invalid."""
+    """A virtual address for the kinds of service that have one. Raises Invalid.
+
+    It is taken when the service is saved, which may never happen.
+    """
     spec = service["spec"]
     if spec.get("type") == "ExternalName" or spec.get("clusterIP") == "None":
         return
@@ -90,9 +93,8 @@ def _give_cluster_ip(partition: Partition, call: Call, service: Object) -> None:
                 f'Service "{service["metadata"]["name"]}" is invalid: spec.clusterIPs: '
                 f'Invalid value: ["{address}"]: failed to allocate IP {address}: {why}'
             )
-        ips.mark(address, path)
     else:
-        allocated = ips.allocate(path)
+        allocated = ips.choose(path)
         if allocated is None:
             raise errors.Internal("failed to allocate a serviceIP: range is full")
         address = allocated

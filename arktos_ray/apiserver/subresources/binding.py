@@ -15,7 +15,7 @@ from arktos_ray.apiserver.partition import (
     parsed,
     reply_with,
 )
-from arktos_ray.apiserver.verbs.delete import delete_one
+from arktos_ray.apiserver.verbs.delete import check_preconditions, delete_one
 
 _SUCCESS = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
 
@@ -70,8 +70,6 @@ def evict(partition: Partition, call: Call, resource: Resource) -> Reply:
     options = eviction.get("deleteOptions") or {}
     record = partition.latest(resource, call)
     pod = record.decode()
-    uid = (options.get("preconditions") or {}).get("uid")
-    if uid and uid != pod["metadata"]["uid"]:
-        raise conflict(resource, call.name, "Precondition failed: UID")
+    check_preconditions(resource, call.name, pod, options)
     delete_one(partition, resource, key_of(call), record, pod, options, is_dry_run(call, options))
     return reply_with(201, {**_SUCCESS, "code": 201})

@@ -24,6 +24,7 @@ from arktos_ray.apiserver.verbs import patch as patching
 from arktos_ray.apiserver.verbs.update import replace
 
 _SCHEMA = "k8s.io.api.autoscaling.v1.Scale"
+_REPLICAS_MAX = 2**31 - 1
 
 
 def scale_of(resource: Resource, obj: Object) -> Object:
@@ -56,7 +57,10 @@ def update_scale(partition: Partition, call: Call, resource: Resource) -> Reply:
     current = scale_of(resource, old)
     if call.verb == "patch":
         form = call.content_type.partition(";")[0].strip()
-        change = orjson.loads(call.body or b"{}")
+        try:
+            change = orjson.loads(call.body or b"{}")
+        except orjson.JSONDecodeError as error:
+            raise errors.BadRequest(f"the patch is not valid JSON: {error}") from error
         if form == patching.JSON_PATCH:
             wanted = patches.json_patch(current, change)
         elif form in (patching.MERGE_PATCH, patching.STRATEGIC_PATCH, patching.APPLY_PATCH):
@@ -65,11 +69,14 @@ def update_scale(partition: Partition, call: Call, resource: Resource) -> Reply:
             raise errors.UnsupportedMediaType(f"a scale cannot be patched with {form}")
     else:
         wanted = codec.decode(call.body, call.content_type, _SCHEMA).obj
+    for part in ("metadata", "spec"):
+        if not isinstance(wanted.get(part) or {}, dict):
+            raise errors.BadRequest(f"{part} of a Scale is an object")
     revision = (wanted.get("metadata") or {}).get("resourceVersion")
     if revision and revision != old["metadata"]["resourceVersion"]:
         raise conflict(resource, call.name, MODIFIED)
     replicas = (wanted.get("spec") or {}).get("replicas", 0)
-    if not isinstance(replicas, int) or isinstance(replicas, bool) or replicas < 0:
+    if type(replicas) is not int or not 0 <= replicas <= _REPLICAS_MAX:
         raise errors.Invalid(
             f'Scale.autoscaling "{call.name}" is invalid: spec.replicas: Invalid value: '
             f"{replicas!r}: must be greater than or equal to 0"

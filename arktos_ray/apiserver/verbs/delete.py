@@ -10,7 +10,7 @@ from typing import Any
 
 from arktos_ray.api import codec
 from arktos_ray.api.calls import Call, Reply
-from arktos_ray.api.errors import Conflict
+from arktos_ray.api.errors import BadRequest, Conflict, Invalid
 from arktos_ray.api.names import Key
 from arktos_ray.api.scheme import Resource
 from arktos_ray.apiserver import admission
@@ -22,13 +22,17 @@ from arktos_ray.apiserver.partition import (
     key_of,
     reply_with,
 )
-from arktos_ray.apiserver.verbs.list import list_body, select
+from arktos_ray.apiserver.verbs.list import list_body, number_of, select
 from arktos_ray.apiserver.verbs.update import is_finished
 from arktos_ray.base.clock import parse_rfc3339, rfc3339
 from arktos_ray.store.records import Record
+from arktos_ray.store.store import OBJECT_BYTES_MAX
 
 FOREGROUND, ORPHAN = "foregroundDeletion", "orphan"
+_POLICIES = ("", "Background", "Foreground", "Orphan")
 _POD_GRACE_S = 30
+# Ten years: beyond it dates have no four digits some day, and nobody means it.
+_GRACE_S_MAX = 315_360_000
 # Deleting these answers with the object itself; the others with a Status.
 _RETURNS_OBJECT = frozenset({"pods", "services", "serviceaccounts", "namespaces", "tenants"})
 
@@ -39,7 +43,7 @@ def delete(partition: Partition, call: Call, resource: Resource) -> Reply:
     dry_run = is_dry_run(call, options)
     record = partition.latest(resource, call)
     obj = record.decode()
-    _check_preconditions(resource, call.name, obj, options)
+    check_preconditions(resource, call.name, obj, options)
     admission.on_delete(partition, call, resource, obj)
     left = delete_one(partition, resource, key_of(call), record, obj, options, dry_run)
     if left is not None:
@@ -73,8 +77,9 @@ def delete_one(
     grace_s = _grace(resource, obj, options)
     now = partition.clock.now()
     if meta.get("deletionTimestamp"):
-        # A second delete may shorten the wait, never lengthen it.
-        if grace_s < meta.get("deletionGracePeriodSeconds", 0):
+        # A second delete may shorten the wait if it says so, never lengthen it.
+        asked = options.get("gracePeriodSeconds") is not None
+        if asked and grace_s < meta.get("deletionGracePeriodSeconds", 0):
             started = parse_rfc3339(meta["deletionTimestamp"]) - meta["deletionGracePeriodSeconds"]
             meta["deletionTimestamp"] = rfc3339(max(started + grace_s, now))
             meta["deletionGracePeriodSeconds"] = grace_s
@@ -102,15 +107,19 @@ def delete_one(
     )  # fmt: skip
     if before == after:
         return record
-    return obj if dry_run else partition.save(resource, key, obj)
+    # However large it is, it can be deleted: the mark has room beyond the limit.
+    return obj if dry_run else partition.save(resource, key, obj, 2 * OBJECT_BYTES_MAX)
 
 
 def deletecollection(partition: Partition, call: Call, resource: Resource) -> Reply:
     options = codec.decode_options(call.body, call.content_type)
     _query_options(call, options)
     dry_run = is_dry_run(call, options)
-    bodies = []
+    bodies: list[bytes] = []
+    limit = number_of(call.options, "limit")
     for record in select(partition, call, resource):
+        if limit and len(bodies) >= limit:
+            break
         latest = partition.store.latest(resource.gvr, record.path)
         if latest is None:
             continue
@@ -130,15 +139,25 @@ def _query_options(call: Call, options: dict[str, Any]) -> None:
     """Older clients put some of the options into the URL."""
     if "gracePeriodSeconds" in call.options and "gracePeriodSeconds" not in options:
         text = call.options["gracePeriodSeconds"]
-        if text.lstrip("-").isdigit():
-            options["gracePeriodSeconds"] = int(text)
+        if not text.removeprefix("-").isdecimal() or len(text) > 19:
+            raise BadRequest(f'gracePeriodSeconds: Invalid value: "{text}": must be a number')
+        options["gracePeriodSeconds"] = int(text)
     for name in ("propagationPolicy", "orphanDependents"):
         if name in call.options and name not in options:
             value = call.options[name]
             options[name] = value == "true" if name == "orphanDependents" else value
+    policy = options.get("propagationPolicy") or ""
+    wrong = ""
+    if policy not in _POLICIES:
+        shown = ", ".join(f'"{one}"' for one in _POLICIES if one)
+        wrong = f'Unsupported value: "{policy}": supported values: {shown}'
+    elif policy and options.get("orphanDependents") is not None:
+        wrong = "Invalid value: orphanDependents and propagationPolicy cannot be both set"
+    if wrong:
+        raise Invalid(f'DeleteOptions.meta.k8s.io "" is invalid: propagationPolicy: {wrong}')
 
 
-def _check_preconditions(
+def check_preconditions(
     resource: Resource, name: str, obj: Object, options: dict[str, Any]
 ) -> None:
     meta, wanted = obj["metadata"], options.get("preconditions") or {}
@@ -185,4 +204,4 @@ def _grace(resource: Resource, obj: Object, options: dict[str, Any]) -> int:
     if asked is None:
         asked = spec.get("terminationGracePeriodSeconds", _POD_GRACE_S)
     # Negative values mean at once, but politely (upstream: one second).
-    return 1 if asked < 0 else int(asked)
+    return 1 if asked < 0 else min(int(asked), _GRACE_S_MAX)

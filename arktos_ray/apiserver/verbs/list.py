@@ -26,7 +26,7 @@ Matcher = Callable[[Record], bool]
 async def list_objects(partition: Partition, call: Call, resource: Resource) -> Reply:
     options = call.options
     match = matcher(call, resource)
-    limit = _number(options, "limit")
+    limit = number_of(options, "limit")
     asked = revision_of(options)
     exact = options.get("resourceVersionMatch") == "Exact"
     if exact and not asked:
@@ -39,6 +39,11 @@ async def list_objects(partition: Partition, call: Call, resource: Resource) -> 
     if options.get("continue"):
         revision, after = _continued(options["continue"])
         store.history(resource.gvr).check(revision)
+        if revision > store.revision:
+            # Ours, from before a restart that lost nothing but the clock; or nobody's.
+            raise errors.Expired(
+                "The provided continue parameter is from another time. List again without it."
+            )
     elif asked:
         # Not older than, or exactly: first be there.
         await store.reach(asked)
@@ -47,7 +52,9 @@ async def list_objects(partition: Partition, call: Call, resource: Resource) -> 
     node = _node_only(call, resource)
     if node and revision >= store.revision:
         records: Iterable[Record] = [
-            r for r in store.table(resource.gvr).on_node(node) if r.path.startswith(prefix)
+            r
+            for r in store.table(resource.gvr).on_node(node)
+            if r.path.startswith(prefix) and r.path > after
         ]
     else:
         records = store.range_at(resource.gvr, prefix, after, revision)
@@ -129,9 +136,9 @@ def revision_of(options: dict[str, str]) -> int:
     return int(text)
 
 
-def _number(options: dict[str, str], name: str) -> int:
+def number_of(options: dict[str, str], name: str) -> int:
     text = options.get(name, "") or "0"
-    if not text.isdecimal():
+    if not text.isdecimal() or len(text) > 19:
         raise errors.BadRequest(f'{name}: Invalid value: "{text}": must be a number, 0 or more')
     return int(text)
 
@@ -158,7 +165,7 @@ def _continued(token: str) -> tuple[int, str]:
     try:
         raw = orjson.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
         revision, after = raw["rv"], raw["after"]
-        if not isinstance(revision, int) or not isinstance(after, str):
+        if type(revision) is not int or not isinstance(after, str):
             raise TypeError(raw)
     except (binascii.Error, ValueError, TypeError, KeyError) as error:
         raise errors.BadRequest("continue key is not valid: it is not one that we gave") from error

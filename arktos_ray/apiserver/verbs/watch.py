@@ -39,7 +39,8 @@ class Watch:
         self._subscription: Subscription | None = None
 
     def ask_progress(self, revision: int) -> None:
-        if self._subscription is not None:
+        # The others would wake up for nothing, and there may be thousands.
+        if self._subscription is not None and self._call.options.get("progress"):
             self._subscription.ask_progress()
 
     async def events(self) -> AsyncIterator[list[WatchEvent]]:
@@ -47,7 +48,8 @@ class Watch:
         call, store = self._call, self._partition.store
         options = call.options
         start = revision_of(options)
-        wants_initial = options.get("sendInitialEvents", "").lower() in ("true", "1")
+        initial = options.get("sendInitialEvents", "").lower()
+        wants_initial = initial in ("true", "1")
         if wants_initial and options.get("resourceVersionMatch") != "NotOlderThan":
             raise errors.Invalid(
                 "ListOptions.meta.k8s.io is invalid: resourceVersionMatch: Forbidden: "
@@ -55,7 +57,8 @@ class Watch:
             )
         if start:
             await store.reach(start)
-        from_state = wants_initial or not start
+        from_state = wants_initial or (not start and initial not in ("false", "0"))
+        start = start or store.revision
         gvr = self._resource.gvr
         if from_state:
             # One step of the loop: the state, and everything after it.
@@ -96,7 +99,7 @@ class Watch:
         node = fields.required("spec.nodeName") if self._resource.gvr == "pods" else None
         if node:
             return Scope(node=node)
-        if call.tenant == ALL_TENANTS or not self._resource.tenanted:
+        if call.tenant in ("", ALL_TENANTS) or not self._resource.tenanted:
             return Scope()
         namespace = call.namespace or fields.required("metadata.namespace") or ""
         name = call.name or fields.required("metadata.name") or ""
