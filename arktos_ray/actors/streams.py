@@ -37,13 +37,16 @@ EVENTS_PER_FRAME_MAX = 500
 # A list of 100,000 pods is 200 MB; anything larger is a bug or an attack.
 FRAME_BYTES_MAX = 512 << 20
 CALLS_IN_FLIGHT_MAX = 2_000
+# From here on a copy costs more than a system call.
+LARGE_BYTES = 64 << 10
 _LENGTH = struct.Struct(">I")
 
 
 class Pipe(Protocol):
     """Carries bytes to the other end, in order."""
 
-    def send(self, frame: bytes) -> None: ...
+    def send(self, data: bytes) -> None:
+        """A frame, or the next piece of one."""
 
     async def ready(self) -> None:
         """Returns when more may be sent without piling up."""
@@ -56,29 +59,83 @@ def pack(kind: int, ident: int, payload: Any) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
+def pack_replies(ident: int, replies: Sequence[Reply]) -> list[bytes]:
+    """The frame of these replies, in pieces: large bodies are sent as they are, not copied.
+
+    A list of 10,000 pods is 28 MB, and each copy of it 3 to 20 ms.
+    """
+    if all(len(reply.body) < LARGE_BYTES for reply in replies):
+        return [pack(REPLY, ident, [reply.pack() for reply in replies])]
+    packer = msgpack.Packer(autoreset=False)
+    packer.pack_array_header(3)
+    packer.pack(REPLY)
+    packer.pack(ident)
+    packer.pack_array_header(len(replies))
+    pieces: list[bytes] = []
+    for reply in replies:
+        packer.pack_array_header(3)
+        packer.pack(reply.code)
+        if len(reply.body) < LARGE_BYTES:
+            packer.pack(reply.body)
+        else:
+            pieces += [packer.bytes() + b"\xc6" + _LENGTH.pack(len(reply.body)), reply.body]
+            packer.reset()
+        packer.pack(reply.warnings)
+    pieces.append(packer.bytes())
+    pieces[0] = _LENGTH.pack(sum(map(len, pieces))) + pieces[0]
+    return pieces
+
+
 class Deframer:
-    """Bytes in, frames out. Pure."""
+    """Bytes in, frames out. Pure.
+
+    A large frame gets a buffer of its own size as soon as its length is known.
+    """
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self._large: bytearray | None = None
+        self._filled = 0
 
     def feed(self, data: bytes) -> list[list[Any]]:
         """The frames that are complete now. Raises ValueError for what is no frame."""
+        frames: list[list[Any]] = []
+        if self._large is not None:
+            take = min(len(data), len(self._large) - self._filled)
+            self._large[self._filled : self._filled + take] = data[:take]
+            self._filled += take
+            if self._filled < len(self._large):
+                return frames
+            frames.append(_unpacked(self._large))
+            self._large = None
+            data = data[take:]
         buffer = self._buffer
         buffer += data
-        frames, start, end = [], 0, len(buffer)
+        start, end = 0, len(buffer)
         while end - start >= 4:
             (length,) = _LENGTH.unpack_from(buffer, start)
             if length > FRAME_BYTES_MAX:
                 raise ValueError(f"a frame of {length} bytes")
             if end - start - 4 < length:
+                if length >= LARGE_BYTES:
+                    self._filled = end - start - 4
+                    self._large = bytearray(length)
+                    self._large[: self._filled] = buffer[start + 4 :]
+                    start = end
                 break
             with memoryview(buffer) as view:
-                frames.append(msgpack.unpackb(view[start + 4 : start + 4 + length]))
+                frames.append(_unpacked(view[start + 4 : start + 4 + length]))
             start += 4 + length
         if start:
             del buffer[:start]
         return frames
+
+
+def _unpacked(body: bytearray | memoryview) -> list[Any]:
+    frame = msgpack.unpackb(body)
+    if not isinstance(frame, list) or len(frame) != 3:
+        raise ValueError("a frame that is no [kind, id, payload]")
+    return frame
 
 
 class ServerEnd:
@@ -123,7 +180,8 @@ class ServerEnd:
     async def _call(self, ident: int, packed: list[Any]) -> None:
         try:
             replies = await self._peer.call([Call.unpack(p) for p in packed])
-            self._pipe.send(pack(REPLY, ident, [r.pack() for r in replies]))
+            for piece in pack_replies(ident, replies):
+                self._pipe.send(piece)
         except Failure as failure:
             self._pipe.send(pack(END, ident, failure.encode()))
 
@@ -319,8 +377,19 @@ class SocketPipe(asyncio.Protocol):
 
     def _flush(self) -> None:
         out, self._out = self._out, []
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+        if self._transport is None or self._transport.is_closing():
+            return
+        together: list[bytes] = []
+        for piece in out:
+            if len(piece) < LARGE_BYTES:
+                together.append(piece)
+                continue
+            if together:
+                self._transport.write(b"".join(together))
+                together = []
+            self._transport.write(piece)
+        if together:
+            self._transport.write(b"".join(together))
 
     async def ready(self) -> None:
         while self._writable is not None:

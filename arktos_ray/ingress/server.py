@@ -50,10 +50,12 @@ _TENANTS_PATH, _STATUS_PATH = "/arktos/v1/tenants/", "/arktos/v1/status"
 class Answer:
     """Bytes that are a whole response; what aiohttp needs to know of one."""
 
-    __slots__ = ("data", "keep_alive")
+    __slots__ = ("body", "data", "keep_alive")
 
-    def __init__(self, data: bytes, keep_alive: bool) -> None:
+    def __init__(self, data: bytes, keep_alive: bool, body: bytes = b"") -> None:
+        """body: more, when it is too large to be copied behind `data`."""
         self.data = data
+        self.body = body
         self.keep_alive = keep_alive
 
     async def prepare(self, request: BaseRequest) -> None:
@@ -62,7 +64,9 @@ class Answer:
             raise ConnectionResetError("the client went away")
         if self.data:
             transport.write(self.data)
-            if len(self.data) >= _DRAIN_BYTES_MIN:
+            if self.body:
+                transport.write(self.body)
+            if len(self.data) + len(self.body) >= _DRAIN_BYTES_MIN:
                 await _drain(request)
 
     async def write_eof(self) -> None:
@@ -397,7 +401,11 @@ class Ingress:
         elif request.version < (1, 1):
             more += b"Connection: keep-alive\r\n"
         head = http1.head(code, media, len(body), more)
-        return Answer(head if request.method == "HEAD" else head + body, keep_alive)
+        if request.method == "HEAD":
+            return Answer(head, keep_alive)
+        if len(body) >= _DRAIN_BYTES_MIN:
+            return Answer(head, keep_alive, body)
+        return Answer(head + body, keep_alive)
 
     def _date(self) -> bytes:
         """The Date header, made once a second."""

@@ -18,6 +18,7 @@ from arktos_ray.actors.streams import (
     StreamServer,
     connect_socket,
     pack,
+    pack_replies,
 )
 from arktos_ray.api.calls import ADDED, Call, Reply, User, WatchEvent
 from arktos_ray.api.errors import Conflict, Expired, Unavailable
@@ -150,11 +151,22 @@ def test_calls_in_flight_fail_when_the_other_side_goes_and_later_ones_reconnect(
     asyncio.run(run())
 
 
-@given(st.lists(st.binary(max_size=300), max_size=20), st.data())
-def test_frames_survive_any_cutting_of_the_bytes(bodies: list[bytes], data: st.DataObject) -> None:
+@given(st.lists(st.binary(max_size=300), max_size=20), st.integers(8, 400), st.data())
+def test_frames_survive_any_cutting_of_the_bytes(
+    bodies: list[bytes], large: int, data: st.DataObject
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("arktos_ray.actors.streams.LARGE_BYTES", large)
+        check_cutting(bodies, data)
+
+
+def check_cutting(bodies: list[bytes], data: st.DataObject) -> None:
     stream = b"".join(pack(1, i, body) for i, body in enumerate(bodies))
+    replies = [Reply(200, body, ("w",)) for body in bodies]
+    stream += b"".join(pack_replies(len(bodies), replies))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=10)))
     deframer, frames = Deframer(), []
     for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
         frames += deframer.feed(stream[start:end])
-    assert frames == [[1, i, body] for i, body in enumerate(bodies)]
+    assert frames[:-1] == [[1, i, body] for i, body in enumerate(bodies)]
+    assert [Reply.unpack(packed) for packed in frames[-1][2]] == replies
