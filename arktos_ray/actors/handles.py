@@ -271,19 +271,31 @@ def real_surroundings(spec: Spec) -> Surroundings:
     return Surroundings(
         clock=SystemClock(),
         ids=Ids(),
-        connect=connector(spec.get("transport", "stream"), Tasks()),
+        connect=connector(spec.get("transport", "stream"), Tasks(), Path(spec["run_dir"])),
         open_log=open_log,
         crash=crash,
     )
 
 
-def ray_peer(name: str, address: str | None) -> tuple[StreamPeer, Callable[[], Awaitable[None]]]:
+def ray_peer(name: str, address: str) -> tuple[StreamPeer, Callable[[], Awaitable[None]]]:
     """An actor as seen from a driver outside the cluster, and how to let go of it.
 
-    address: of the Ray cluster; None uses the one that this process has joined, or finds.
+    address: of the Ray cluster, which is joined unless this process is in one already.
     """
     if not ray.is_initialized():
-        ray.init(address=address or "auto", namespace=NAMESPACE, log_to_driver=False)
+        host = address.partition(":")[0]
+        # Ray takes a loopback address for the machine's own, where ours does not listen, unless
+        # it believes that this process's node has it (as in cluster.py).
+        worker_module: Any = importlib.import_module("ray._private.worker")
+        worker_module._global_node = SimpleNamespace(node_ip_address=host)
+        try:
+            ray.init(
+                address=address, namespace=NAMESPACE, log_to_driver=False,
+                configure_logging=False, _node_ip_address=host,
+            )  # fmt: skip
+        except (ConnectionError, RayError) as error:
+            worker_module._global_node = None
+            raise Unavailable(f"Ray does not answer at {address}: {error}") from error
     tasks = Tasks()
     peer = StreamPeer(name, connector("stream", tasks)(name))
 
