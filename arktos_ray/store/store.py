@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from arktos_ray.api.errors import Failure, Timeout, TooLarge, Unavailable
 from arktos_ray.base.clock import Clock
@@ -47,9 +47,11 @@ class _Batch:
     done: asyncio.Future[None] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """What a watch is interested in, as far as an index can tell. "" is everything."""
+class Scope(NamedTuple):
+    """What a watch is interested in, as far as an index can tell. "" is everything.
+
+    A tuple: several are made and hashed for every change.
+    """
 
     tenant: str = ""
     namespace: str = ""

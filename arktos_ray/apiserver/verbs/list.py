@@ -21,6 +21,10 @@ from arktos_ray.store.mvcc import prefix_of
 from arktos_ray.store.records import Record
 
 Matcher = Callable[[Record], bool]
+# Fields that a record holds beside its body.
+_COLUMNS = {"spec.nodeName", "status.phase"}
+# Answers that a matcher remembers, 200 bytes each.
+_ANSWERS_MAX = 20_000
 
 
 async def list_objects(partition: Partition, call: Call, resource: Resource) -> Reply:
@@ -92,7 +96,10 @@ def matcher(call: Call, resource: Resource) -> Matcher | None:
         tests.append(lambda record: part in record.path)
     if not labels.empty:
         tests.append(lambda record: labels.matches(record.labels))
-    if fields.fields:
+    if fields.fields <= _COLUMNS:
+        if fields.fields:
+            tests.append(_by_columns(fields))
+    else:
         tests.append(lambda record: fields.matches(_FieldsOf(record)))
     if call.name:
         name = call.name
@@ -102,6 +109,22 @@ def matcher(call: Call, resource: Resource) -> Matcher | None:
     if len(tests) == 1:
         return tests[0]
     return lambda record: all(test(record) for test in tests)
+
+
+def _by_columns(fields: selectors.FieldSelector) -> Matcher:
+    """Every watcher of pods asks this twice a change: answered once for each node and phase."""
+    known: dict[tuple[str, str], bool] = {}
+
+    def match(record: Record) -> bool:
+        columns = (record.node, record.phase)
+        answer = known.get(columns)
+        if answer is None:
+            if len(known) >= _ANSWERS_MAX:
+                known.clear()
+            answer = known[columns] = fields.matches(_FieldsOf(record))
+        return answer
+
+    return match
 
 
 class _FieldsOf:
