@@ -212,8 +212,8 @@ class Http:
         return http.client.HTTPSConnection(self.host, self.port, context=self.tls, timeout=30)
 
     def __call__(
-        self, method: str, path: str, body: Any = None, *, headers: dict[str, str | None] | None = None,
-        **options: Any,
+        self, method: str, path: str, body: Any = None, *,
+        headers: dict[str, str | None] | None = None, **options: Any,
     ) -> Answer:  # fmt: skip
         """body: bytes as they are, anything else as JSON. A header that is None is left out."""
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()

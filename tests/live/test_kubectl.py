@@ -1,4 +1,4 @@
-"""kubectl, every version that is here, doing what its users do: each story in a namespace of its own.
+"""kubectl, every version that is here: its users' stories, each in a namespace of its own.
 
 The stories run side by side in threads, since kubectl mostly waits; each test is one story of one
 version. Versions differ in how they talk (clients.md of the project's notes): 1.27 needs OpenAPI v2
@@ -185,7 +185,9 @@ def describing(user: User) -> None:
     k("create", "-f", "-", stdin=pod("nowhere", nodeSelector={"disk": "none"}))
     until(lambda: "nodes are available" in k("describe", "pod", "nowhere"))
     # The events of one object.
-    assert "Scheduled" in k("events", "--for", k("get", "pods", "-l", "app=web", "-o", "name").strip())
+    assert "Scheduled" in k(
+        "events", "--for", k("get", "pods", "-l", "app=web", "-o", "name").strip()
+    )
     assert "FailedScheduling" in k("get", "events", "--field-selector=reason=FailedScheduling")
     warnings = k("events", "--types=Warning")
     assert "FailedScheduling" in warnings
@@ -655,3 +657,49 @@ def test_kubectl(story: str, version: str, told: dict[tuple[str, str], Future[No
     if (story, version) not in told:
         pytest.skip(f"no kubectl {version} here: neither on the path nor from npm")
     told[story, version].result(timeout=240)
+
+
+# Bodies of either form
+
+
+def test_json_and_protobuf_make_the_same(
+    cluster: Cluster, make_kubectl: Callable[..., Program]
+) -> None:
+    """1.31 sends JSON where 1.33 sends protobuf."""
+    made = []
+    for version in ("1.31", "1.33"):
+        k = make_kubectl(version, cluster.tenant("forms-" + version.replace(".", "-")))
+        k("create", "ns", "shop")
+        k = make_kubectl(version, k.kubeconfig, "-n", "shop")
+        k("create", "cm", "c", "--from-literal=a=1", "--from-literal=empty=")
+        k("create", "secret", "generic", "s", "--from-literal=a=\u00e4", "--type=example.org/x")
+        k("create", "deploy", "d", "--image=nginx", "--replicas=0", "--port=80")
+        k("create", "sa", "robot")
+        k("create", "quota", "q", "--hard=cpu=1500m,pods=0,requests.memory=1Gi")
+        k("create", "service", "clusterip", "svc", "--tcp=80:web,443:8443")
+        k("create", "service", "loadbalancer", "lb", "--tcp=53")
+        k("run", "one", "--image=nginx:1", "--env=A=", "--port=80", "--labels=a=b",
+          "--overrides", json.dumps({"spec": {"nodeSelector": {"disk": "none"}}}))  # fmt: skip
+        found = k.json("get", "cm,secret,deploy,sa,quota,svc,pods", "--show-managed-fields")[
+            "items"
+        ]
+        made.append([_without_what_differs(item) for item in found])
+    assert made[0] == made[1]
+
+
+def _without_what_differs(obj: Object) -> Object:
+    meta = obj["metadata"]
+    for name in ("uid", "hashKey", "resourceVersion", "creationTimestamp", "tenant"):
+        meta.pop(name, None)
+    meta["managedFields"] = [
+        {**entry, "time": "", "manager": ""}
+        for entry in meta.get("managedFields", ())
+        if entry.get("subresource") != "status"
+    ]
+    obj.pop("status", None)
+    for name in ("clusterIP", "clusterIPs"):
+        obj.get("spec", {}).pop(name, None)
+    (obj.get("metadata", {}).get("annotations") or {}).clear()
+    for port in obj.get("spec", {}).get("ports", ()):
+        port.pop("nodePort", None)
+    return obj

@@ -163,7 +163,9 @@ def test_field_validation(http: Http) -> None:
     strict = http("POST", CONFIGMAPS, odd, fieldValidation="Strict")
     body = status(strict, 400, "BadRequest")
     assert 'strict decoding error: unknown field "foo", unknown field "bar"' in body["message"]
-    quiet = http("POST", CONFIGMAPS, {**odd, "metadata": {"name": "odd2"}}, fieldValidation="Ignore")
+    quiet = http(
+        "POST", CONFIGMAPS, {**odd, "metadata": {"name": "odd2"}}, fieldValidation="Ignore"
+    )
     assert (quiet.code, quiet.headers.get_all("Warning")) == (201, None)
     twice = b'{"metadata":{"name":"twice"},"data":{"a":"1"},"data":{"a":"2"}}'
     body = status(http("POST", CONFIGMAPS, twice, fieldValidation="Strict"), 400, "BadRequest")
@@ -195,7 +197,10 @@ def test_pages(http: Http) -> None:
     chosen = http.get(CONFIGMAPS, limit=2, labelSelector="paged=yes")
     assert "remainingItemCount" not in chosen["metadata"]
     rest = http.get(
-        CONFIGMAPS, limit=50, labelSelector="paged=yes", **{"continue": chosen["metadata"]["continue"]}
+        CONFIGMAPS,
+        limit=50,
+        labelSelector="paged=yes",
+        **{"continue": chosen["metadata"]["continue"]},
     )
     assert len(rest["items"]) == 5
     status(http("GET", CONFIGMAPS, **{"continue": "nonsense"}), 400, "BadRequest")
@@ -323,7 +328,9 @@ def test_dry_runs_change_nothing(http: Http) -> None:
 def test_every_kind_can_be_made_read_changed_and_deleted_in_all_forms(http: Http) -> None:
     """One round of verbs per kind, on the least object that the kind accepts."""
     bodies: dict[str, Object] = {
-        "pods": {"spec": {"containers": [{"name": "c", "image": "i"}], "nodeSelector": {"no": "x"}}},
+        "pods": {
+            "spec": {"containers": [{"name": "c", "image": "i"}], "nodeSelector": {"no": "x"}},
+        },
         "services": {"spec": {"ports": [{"port": 80}]}},
         "podtemplates": {"template": {"spec": {"containers": [{"name": "c", "image": "i"}]}}},
         "events": {"involvedObject": {"kind": "Pod", "name": "x", "namespace": "default"}},
@@ -351,7 +358,9 @@ def test_every_kind_can_be_made_read_changed_and_deleted_in_all_forms(http: Http
         got = http.get(path)
         assert got["metadata"]["uid"] == made["metadata"]["uid"]
         changed = http("PATCH", path, {"metadata": {"labels": {"x": "y"}}}, headers=merge).json
-        assert int(changed["metadata"]["resourceVersion"]) > int(made["metadata"]["resourceVersion"])
+        assert int(changed["metadata"]["resourceVersion"]) > int(
+            made["metadata"]["resourceVersion"]
+        )
         # Its controller may have written its status meanwhile.
         put = http("PUT", path, {**changed, "metadata": {
             **changed["metadata"], "resourceVersion": "",

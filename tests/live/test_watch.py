@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import itertools
 import json
 import ssl
@@ -108,7 +109,7 @@ def test_what_ends_a_watch(http: Http) -> None:
 
 
 def test_watch_lists(http: Http) -> None:
-    """State, a bookmark that says that it was all, then changes. kubectl 1.35 and Helm 4 wait so."""
+    """State, a bookmark that says that it was all, then changes: so kubectl 1.35 and Helm 4 wait."""
     for name in "abc":
         http.post(CONFIGMAPS, configmap(name))
     options = {
@@ -237,8 +238,6 @@ def test_over_a_websocket(cluster: Cluster, http: Http) -> None:
 
 
 def base64_url(text: str) -> str:
-    import base64
-
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
