@@ -166,7 +166,7 @@ class Daemon:
             processes.end([daemon], _STOP_S)  # First, so that it does not clear up beside us.
         shims = processes.of_runtime(self.home)
         running = processes.descendants([p.pid for p in shims])
-        cgroups = _cgroups_of(running)
+        cgroups = cgroups_of(running)
         left = processes.end(running, _KILL_S)
         # Asked again: a container may just have been starting.
         left += processes.end(processes.of_runtime(self.home), 0.0)
@@ -219,7 +219,7 @@ def _unmount(path: Path) -> None:
         log.warning("%s stays mounted: %s", path, os.strerror(ctypes.get_errno()))
 
 
-def _cgroups_of(running: list[Process]) -> set[Path]:
+def cgroups_of(running: list[Process]) -> set[Path]:
     """The cgroups of these processes that a container runtime made, in every hierarchy."""
     places: dict[str, Path] = {}
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
