@@ -32,8 +32,9 @@ class Change:
 class HistoryLimits:
     # Kubernetes keeps five minutes; a watcher that was away for longer lists again.
     age_ms_min: int = 300_000
-    # About 2 KB each, most of it shared with the present: at the limit the oldest go, young or not.
+    # At either of these the oldest go, young or not: a busy partition keeps a minute, not a GB.
     changes_max: int = 100_000
+    bytes_max: int = 96 << 20  # bodies of one resource, those shared with the present included
     # Below this many nothing is dropped, however old: quiet resources keep a long memory.
     changes_min: int = 500
 
@@ -46,6 +47,7 @@ class WatchCache:
         self._changes: list[Change] = []
         self._revisions: list[int] = []
         self._dropped = 0  # how many at the front of the lists are already forgotten
+        self._bytes = 0
 
     def __len__(self) -> int:
         return len(self._revisions) - self._dropped
@@ -54,6 +56,7 @@ class WatchCache:
         assert not self._revisions or change.revision > self._revisions[-1], "out of order"
         self._changes.append(change)
         self._revisions.append(change.revision)
+        self._bytes += len(change.record.body)
 
     def since(self, revision: int) -> Sequence[Change]:
         """Every change after the revision, oldest first.
@@ -75,8 +78,11 @@ class WatchCache:
         oldest_allowed = (now_ms - limits.age_ms_min) << 19
         start = end = self._dropped
         while kept > limits.changes_min and (
-            kept > limits.changes_max or self._revisions[end] < oldest_allowed
+            kept > limits.changes_max
+            or self._bytes > limits.bytes_max
+            or self._revisions[end] < oldest_allowed
         ):
+            self._bytes -= len(self._changes[end].record.body)
             end += 1
             kept -= 1
         if start == end:
@@ -84,8 +90,8 @@ class WatchCache:
         forgotten = self._changes[start:end]
         self.floor = forgotten[-1].revision
         self._dropped = end
-        if self._dropped > 1024 and self._dropped * 2 > len(self._changes):
-            # Amortised: each element is moved at most once on average.
+        if self._dropped > 1024 and self._dropped * 4 > len(self._changes):
+            # Amortised: each element is moved three times at most on average.
             del self._changes[: self._dropped]
             del self._revisions[: self._dropped]
             self._dropped = 0

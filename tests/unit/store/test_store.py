@@ -174,6 +174,24 @@ def test_history_that_is_gone_says_expired_also_after_a_restart() -> None:
     asyncio.run(story())
 
 
+def test_history_is_bounded_in_bytes_too() -> None:
+    async def story() -> None:
+        disk = MemoryDisk()
+        running = Running(disk, HistoryLimits(bytes_max=100_000, changes_min=2))
+        for value in range(50):
+            body = obj("a", value)
+            body["big"] = "x" * 10_000
+            running.store.put(GVR, path("a"), body)
+            await running.store.commit()
+        await running.store.compact()
+        assert len(running.store.history(GVR)) < 10
+        assert sum(len(row.body) for row in disk.rows.values()) < 120_000
+        assert running.state() == {"a": 49}
+        await running.crash()
+
+    asyncio.run(story())
+
+
 def test_a_slow_watcher_reads_on_from_the_history() -> None:
     async def story() -> None:
         running = Running(MemoryDisk())
