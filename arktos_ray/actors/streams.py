@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import struct
 from collections import deque
@@ -25,15 +26,18 @@ import msgpack
 
 from arktos_ray.api import errors
 from arktos_ray.api.calls import Call, Peer, Reply, WatchEvent
-from arktos_ray.api.errors import Failure, Unavailable, Unreached
+from arktos_ray.api.errors import Failure, Internal, TooLarge, Unavailable, Unreached
 from arktos_ray.base.tasks import Tasks
+
+log = logging.getLogger(__name__)
 
 CALL, REPLY, REQUEST, ANSWER, WATCH, EVENTS, SUBSCRIBE, ITEM, END, CANCEL, CREDIT = range(11)
 
 # Batches that a stream sends ahead of its reader; each holds whatever waited, so few are enough.
 STREAM_CREDIT = 16
-# About 2 KB an event: a frame of a stream stays near 1 MB.
+# About 2 KB an event: a frame of a stream stays near 1 MB, however large its objects are.
 EVENTS_PER_FRAME_MAX = 500
+EVENTS_BYTES_PER_FRAME = 1 << 20
 # A list of 100,000 pods is 200 MB; anything larger is a bug or an attack.
 FRAME_BYTES_MAX = 512 << 20
 CALLS_IN_FLIGHT_MAX = 2_000
@@ -55,8 +59,18 @@ class Pipe(Protocol):
 
 
 def pack(kind: int, ident: int, payload: Any) -> bytes:
+    """Raises TooLarge for what the other end would take for an attack."""
     body: bytes = msgpack.packb([kind, ident, payload])
+    _check_size(len(body))
     return _LENGTH.pack(len(body)) + body
+
+
+def _check_size(length: int) -> None:
+    if length > FRAME_BYTES_MAX:
+        raise TooLarge(
+            f"the answer has {length} bytes, the limit is {FRAME_BYTES_MAX}: ask for less at once,"
+            " as with limit and continue"
+        )
 
 
 def pack_replies(ident: int, replies: Sequence[Reply]) -> list[bytes]:
@@ -82,7 +96,9 @@ def pack_replies(ident: int, replies: Sequence[Reply]) -> list[bytes]:
             packer.reset()
         packer.pack(reply.warnings)
     pieces.append(packer.bytes())
-    pieces[0] = _LENGTH.pack(sum(map(len, pieces))) + pieces[0]
+    length = sum(map(len, pieces))
+    _check_size(length)
+    pieces[0] = _LENGTH.pack(length) + pieces[0]
     return pieces
 
 
@@ -153,11 +169,11 @@ class ServerEnd:
         elif kind == REQUEST:
             self._start(ident, self._request(ident, payload))
         elif kind == WATCH:
-            call = Call.unpack(payload)
-            self._stream(ident, lambda: _packed_events(self._peer.watch(call)), EVENTS)
+            self._stream(
+                ident, lambda: _packed_events(self._peer.watch(Call.unpack(payload))), EVENTS
+            )
         elif kind == SUBSCRIBE:
-            method, argument = payload
-            self._stream(ident, lambda: self._peer.subscribe(method, argument), ITEM)
+            self._stream(ident, lambda: self._peer.subscribe(*payload), ITEM)
         elif kind == CREDIT:
             semaphore = self._credit.get(ident)
             if semaphore is not None:
@@ -182,36 +198,37 @@ class ServerEnd:
             replies = await self._peer.call([Call.unpack(p) for p in packed])
             for piece in pack_replies(ident, replies):
                 self._pipe.send(piece)
-        except Failure as failure:
-            self._pipe.send(pack(END, ident, failure.encode()))
+        except Exception as error:
+            self._pipe.send(pack(END, ident, _refusal(error).encode()))
 
     async def _request(self, ident: int, payload: list[Any]) -> None:
-        method, argument = payload
         try:
-            answer = await self._peer.request(method, argument)
-            self._pipe.send(pack(ANSWER, ident, answer))
-        except Failure as failure:
-            self._pipe.send(pack(END, ident, failure.encode()))
+            method, argument = payload
+            self._pipe.send(pack(ANSWER, ident, await self._peer.request(method, argument)))
+        except Exception as error:
+            self._pipe.send(pack(END, ident, _refusal(error).encode()))
 
     def _stream(self, ident: int, items: Callable[[], AsyncIterator[Any]], kind: int) -> None:
         semaphore = self._credit[ident] = asyncio.Semaphore(STREAM_CREDIT)
         self._start(ident, self._pump(ident, items, kind, semaphore))
+        # Not the pump's to do: one that is cancelled before its first step does nothing.
+        self._running[ident].add_done_callback(lambda _: self._credit.pop(ident, None))
 
     async def _pump(
         self, ident: int, items: Callable[[], AsyncIterator[Any]], kind: int,
         credit: asyncio.Semaphore,
     ) -> None:  # fmt: skip
         end: bytes | None = None
-        iterator = items()
+        iterator = None
         try:
+            iterator = items()
             async for item in iterator:
                 await credit.acquire()
                 await self._pipe.ready()
                 self._pipe.send(pack(kind, ident, item))
-        except Failure as failure:
-            end = failure.encode()
+        except Exception as error:
+            end = _refusal(error).encode()
         finally:
-            self._credit.pop(ident, None)
             close = getattr(iterator, "aclose", None)
             if close is not None:
                 await close()
@@ -224,9 +241,32 @@ class ServerEnd:
 
 
 async def _packed_events(watch: AsyncIterator[list[WatchEvent]]) -> AsyncIterator[list[Any]]:
-    async for events in watch:
-        for i in range(0, len(events), EVENTS_PER_FRAME_MAX):
-            yield [event.pack() for event in events[i : i + EVENTS_PER_FRAME_MAX]]
+    try:
+        async for events in watch:
+            frame: list[Any] = []
+            size = 0
+            for event in events:
+                if frame and (
+                    len(frame) >= EVENTS_PER_FRAME_MAX
+                    or size + len(event.body) > EVENTS_BYTES_PER_FRAME
+                ):
+                    yield frame
+                    frame, size = [], 0
+                frame.append(event.pack())
+                size += len(event.body)
+            yield frame
+    finally:
+        close = getattr(watch, "aclose", None)
+        if close is not None:
+            await close()
+
+
+def _refusal(error: Exception) -> Failure:
+    """What the other end is told. A bug fails the one that met it, loudly, and nobody else."""
+    if isinstance(error, Failure):
+        return error
+    log.error("a bug, met by a call over a stream", exc_info=error)
+    return Internal(f"internal error ({type(error).__name__}); see the log")
 
 
 class _Inbox:
@@ -253,6 +293,7 @@ class ClientEnd:
         self._last_id = 0
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._inboxes: dict[int, _Inbox] = {}
+        self._in_flight = asyncio.Semaphore(CALLS_IN_FLIGHT_MAX)
         self.dead = False
 
     def received(self, frame: list[Any]) -> None:
@@ -287,7 +328,16 @@ class ClientEnd:
             inbox.failure = Unavailable(f"{self.name}: the connection was lost")
             inbox.notify()
 
+    def close(self) -> None:
+        """Let go of the connection; whoever waits is told."""
+        self._pipe.close()
+        self.lost()
+
     async def ask(self, kind: int, payload: Any, deadline_s: float) -> Any:
+        async with self._in_flight:
+            return await self._ask(kind, payload, deadline_s)
+
+    async def _ask(self, kind: int, payload: Any, deadline_s: float) -> Any:
         if self.dead:
             raise Unavailable(f"{self.name}: the connection was lost")
         self._last_id = ident = self._last_id + 1
@@ -313,8 +363,8 @@ class ClientEnd:
         if self.dead:
             raise Unavailable(f"{self.name}: the connection was lost")
         self._last_id = ident = self._last_id + 1
-        inbox = self._inboxes[ident] = _Inbox()
         self._pipe.send(pack(kind, ident, payload))
+        inbox = self._inboxes[ident] = _Inbox()
         unpaid = 0
         try:
             while True:
@@ -366,7 +416,12 @@ class SocketPipe(asyncio.Protocol):
             self.close()
             return
         for frame in frames:
-            self._received(frame)
+            try:
+                self._received(frame)
+            except Exception:
+                log.exception("a frame that makes no sense; the connection ends")
+                self.close()
+                return
 
     def send(self, frame: bytes) -> None:
         if self._transport is None or self._transport.is_closing():
@@ -481,6 +536,8 @@ class StreamPeer:
         self._connect = connect
         self._end: ClientEnd | None = None
         self._connecting: asyncio.Lock | None = None
+        self._attempts = 0
+        self._refused: Unreached | None = None  # by the latest attempt
 
     async def _ready(self) -> ClientEnd:
         end = self._end
@@ -488,14 +545,19 @@ class StreamPeer:
             return end
         if self._connecting is None:
             self._connecting = asyncio.Lock()
+        attempts = self._attempts
         async with self._connecting:
             if self._end is None or self._end.dead:
+                if self._attempts > attempts and self._refused is not None:
+                    # Somebody tried while we waited: a crowd must not try one after the other.
+                    raise Unreached(self._refused.message)
                 try:
-                    self._end = await self._connect()
-                except Unreached:
-                    raise
+                    self._end, self._refused = await self._connect(), None
                 except Unavailable as failure:
-                    raise Unreached(failure.message) from failure
+                    self._refused = Unreached(failure.message)
+                    raise self._refused from failure
+                finally:
+                    self._attempts += 1
             return self._end
 
     async def call(self, calls: Sequence[Call]) -> list[Reply]:
@@ -528,7 +590,7 @@ class StreamPeer:
 
     def close(self) -> None:
         if self._end is not None:
-            self._end.lost()
+            self._end.close()
 
 
 def socket_path(run_dir: Path, name: str, pid: int) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arktos_ray.actors.streams import (
+    CANCEL,
     STREAM_CREDIT,
+    WATCH,
     Deframer,
+    ServerEnd,
     StreamPeer,
     StreamServer,
     connect_socket,
@@ -21,7 +25,14 @@ from arktos_ray.actors.streams import (
     pack_replies,
 )
 from arktos_ray.api.calls import ADDED, Call, Reply, User, WatchEvent
-from arktos_ray.api.errors import Conflict, Expired, Unavailable
+from arktos_ray.api.errors import (
+    Conflict,
+    Expired,
+    Internal,
+    TooLarge,
+    Unavailable,
+    Unreached,
+)
 from arktos_ray.base.tasks import Tasks
 
 
@@ -170,3 +181,191 @@ def check_cutting(bodies: list[bytes], data: st.DataObject) -> None:
         frames += deframer.feed(stream[start:end])
     assert frames[:-1] == [[1, i, body] for i, body in enumerate(bodies)]
     assert [Reply.unpack(packed) for packed in frames[-1][2]] == replies
+
+
+def test_a_bug_of_the_peer_fails_the_call_that_met_it_and_nothing_else(tmp_path: Path) -> None:
+    crashed: list[BaseException] = []
+
+    class Buggy(Echo):
+        async def call(self, calls: Sequence[Call]) -> list[Reply]:
+            raise KeyError("call")
+
+        async def watch(self, call: Call) -> AsyncIterator[list[WatchEvent]]:
+            yield [WatchEvent(ADDED, 1, "t/n/a", b"x")]
+            raise TypeError("watch")
+
+    async def run() -> None:
+        tasks = Tasks(on_crash=crashed.append)
+        server = StreamServer(Buggy(), tmp_path / "e.sock", tasks)
+        address = await server.start()
+        peer = StreamPeer("buggy", lambda: connect_socket("buggy", address))
+        with pytest.raises(Internal, match="KeyError"):
+            await peer.call([Call("get", "pods")])
+        with pytest.raises(Internal, match="TypeError"):
+            async for _ in peer.watch(Call("watch", "pods")):
+                pass
+        assert await peer.request("still", "here") == ["still", "here"]
+        peer.close()
+        await server.close()
+        await tasks.close()
+
+    asyncio.run(run())
+    assert not crashed
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\xff\xff\xff\xff",
+        struct.pack(">I", 3) + b"\xc1\xc1\xc1",
+        struct.pack(">I", 1) + b"\x01",
+        pack(1, 2, 3)[:4] + b"\x93\xc0\xc0\xc0",
+        pack(0, 7, 5),
+        pack(0, 7, [[1, 2]]),
+        pack(4, 8, 5),
+        pack(6, 9, "x"),
+        pack(10, 1, "x"),
+    ],
+)
+def test_garbage_ends_at_most_its_own_connection(tmp_path: Path, garbage: bytes) -> None:
+    crashed: list[BaseException] = []
+
+    async def run() -> None:
+        tasks = Tasks(on_crash=crashed.append)
+        server = StreamServer(Echo(), tmp_path / "e.sock", tasks)
+        address = await server.start()
+        peer = StreamPeer("echo", lambda: connect_socket("echo", address))
+        await peer.request("hello", None)
+        _, writer = await asyncio.open_unix_connection(str(tmp_path / "e.sock"))
+        writer.write(garbage)
+        await writer.drain()
+        assert await peer.request("hello", 1) == ["hello", 1]
+        writer.close()
+        peer.close()
+        await server.close()
+        await tasks.close()
+
+    asyncio.run(run())
+    assert not crashed
+
+
+def test_an_answer_that_is_too_large_is_refused_and_the_connection_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("arktos_ray.actors.streams.FRAME_BYTES_MAX", 200_000)
+
+    class Large(Echo):
+        async def call(self, calls: Sequence[Call]) -> list[Reply]:
+            return [Reply(200, b"x" * int(calls[0].name))]
+
+    async def run() -> None:
+        tasks = Tasks()
+        server = StreamServer(Large(), tmp_path / "e.sock", tasks)
+        address = await server.start()
+        peer = StreamPeer("large", lambda: connect_socket("large", address))
+        hanging = asyncio.ensure_future(peer.request("m", 1))
+        with pytest.raises(TooLarge, match="limit and continue"):
+            await peer.call([Call("list", "pods", name="300000")])
+        with pytest.raises(TooLarge):
+            await peer.request("m", b"x" * 300_000)
+        assert await hanging == ["m", 1]
+        [reply] = await peer.call([Call("list", "pods", name="100000")])
+        assert len(reply.body) == 100_000
+        peer.close()
+        await server.close()
+        await tasks.close()
+
+    asyncio.run(run())
+
+
+def test_large_events_travel_in_frames_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("arktos_ray.actors.streams.FRAME_BYTES_MAX", 2_000_000)
+
+    class Wide(Echo):
+        async def watch(self, call: Call) -> AsyncIterator[list[WatchEvent]]:
+            yield [WatchEvent(ADDED, i, f"t/n/{i}", b"x" * 700_000) for i in range(20)]
+
+    async def run() -> None:
+        tasks = Tasks()
+        server = StreamServer(Wide(), tmp_path / "e.sock", tasks)
+        address = await server.start()
+        peer = StreamPeer("wide", lambda: connect_socket("wide", address))
+        seen = [e.revision async for events in peer.watch(Call("watch", "pods")) for e in events]
+        assert seen == list(range(20))
+        peer.close()
+        await server.close()
+        await tasks.close()
+
+    asyncio.run(run())
+
+
+def test_a_stream_that_is_cancelled_at_once_leaves_nothing_behind() -> None:
+    async def run() -> None:
+        tasks, out = Tasks(), Sent()
+        end = ServerEnd(Echo(), out, tasks)
+        end.received([WATCH, 1, Call("watch", "pods", name="5").pack()])
+        end.received([CANCEL, 1, None])
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert end.in_flight == 0
+        assert not end._credit
+        await tasks.close()
+
+    asyncio.run(run())
+
+
+def test_a_crowd_in_front_of_a_closed_door_is_told_once() -> None:
+    async def run() -> None:
+        attempts = 0
+
+        async def connect() -> Any:
+            nonlocal attempts
+            attempts += 1
+            await asyncio.sleep(0)
+            raise Unavailable("closed")
+
+        peer = StreamPeer("closed", connect)
+        answers = await asyncio.gather(
+            *(peer.request("m", None) for _ in range(50)), return_exceptions=True
+        )
+        assert all(isinstance(answer, Unreached) for answer in answers)
+        assert attempts == 1
+        with pytest.raises(Unreached):
+            await peer.request("m", None)
+        assert attempts == 2, "who comes later tries again"
+
+    asyncio.run(run())
+
+
+def test_closing_a_peer_closes_its_connection(tmp_path: Path) -> None:
+    async def run() -> None:
+        tasks, echo = Tasks(), Echo()
+        server = StreamServer(echo, tmp_path / "e.sock", tasks)
+        address = await server.start()
+        peer = StreamPeer("echo", lambda: connect_socket("echo", address))
+        await anext(peer.watch(Call("watch", "pods", name="1000000")))
+        peer.close()
+        while not echo.closed:
+            await asyncio.sleep(0)
+        await server.close()
+        await tasks.close()
+
+    asyncio.run(run())
+
+
+class Sent:
+    """A Pipe that keeps what is sent."""
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+
+    def send(self, data: bytes) -> None:
+        self.frames.append(data)
+
+    async def ready(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
