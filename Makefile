@@ -43,7 +43,7 @@ sim: setup ## Whole-cluster stories in the simulator; SEED=7 replays one
 	$(if $(SEED),SIM_SEED=$(SEED)) PYTHONHASHSEED=0 $(PYTHON) -m pytest tests/sim -q
 
 live: setup ## What needs real Ray, real clients and real runtimes; says what it skipped, and why
-	$(PYTHON) -m pytest tests/conformance tests/live -ra --durations=15
+	$(PYTHON) -m pytest tests/live -ra --durations=15
 
 bench: setup ## Benchmarks, one question each; BENCH=placement runs one
 	@for file in $(if $(BENCH),benchmarks/$(BENCH).py,$(wildcard benchmarks/[a-z]*.py)); do \

@@ -109,7 +109,7 @@ def test_what_ends_a_watch(http: Http) -> None:
 
 
 def test_watch_lists(http: Http) -> None:
-    """State, a bookmark that says that it was all, then changes: so kubectl 1.35 and Helm 4 wait."""
+    """State, a bookmark that ends it, then changes: that is how kubectl 1.35 and Helm 4 wait."""
     for name in "abc":
         http.post(CONFIGMAPS, configmap(name))
     options = {
