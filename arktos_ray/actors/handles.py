@@ -143,7 +143,11 @@ def _connect_over_ray(name: str, actor: Any, tasks: Tasks) -> ClientEnd:
 
 
 class _RayPipe:
-    """The client's side. One push and one pull are in flight at a time, so frames keep order."""
+    """The client's side. One push and one pull are in flight at a time, so frames keep order.
+
+    The first push is empty and opens the session. Nothing else does: a session that the other
+    side does not know (it restarted, or gave us up) is a lost connection, not a silent one.
+    """
 
     def __init__(self, name: str, actor: Any, tasks: Tasks) -> None:
         self.end: ClientEnd
@@ -151,6 +155,7 @@ class _RayPipe:
         self._session = f"{os.getpid()}-{next(_sessions)}"
         self._out: list[bytes] = []
         self._wake = asyncio.Event()
+        self._opened = asyncio.Event()
         self._work = [tasks.start(self._push(), "ray-push"), tasks.start(self._pull(), "ray-pull")]
 
     def send(self, frame: bytes) -> None:
@@ -163,6 +168,9 @@ class _RayPipe:
     async def _push(self) -> None:
         with contextlib.suppress(asyncio.CancelledError):
             try:
+                hello = self._actor.push.remote(self._session, b"")
+                await remote(self._name, hello, _RESOLVE_DEADLINE_S)
+                self._opened.set()
                 while True:
                     await self._wake.wait()
                     self._wake.clear()
@@ -176,12 +184,13 @@ class _RayPipe:
         deframer = Deframer()
         with contextlib.suppress(asyncio.CancelledError):
             try:
+                await self._opened.wait()
                 while True:
                     call = self._actor.pull.remote(self._session, _PULL_WAIT_S)
                     data = await remote(self._name, call, _PULL_WAIT_S + _RESOLVE_DEADLINE_S)
                     for frame in deframer.feed(data):
                         self.end.received(frame)
-            except (Failure, RayError):
+            except (Failure, RayError, ValueError):
                 self.close()
 
     def close(self) -> None:
@@ -236,22 +245,29 @@ class RaySessions:
         self._sessions: dict[str, _Session] = {}
 
     async def push(self, name: str, data: bytes) -> None:
+        self._sweep()
+        if not data and name not in self._sessions:
+            self._sessions[name] = _Session(self._peer, self._tasks)
         session = self._session(name)
         for frame in session.deframer.feed(data):
             session.end.received(frame)
 
     async def pull(self, name: str, wait_s: float) -> bytes:
+        self._sweep()
         return await self._session(name).take(wait_s)
 
     def _session(self, name: str) -> _Session:
+        session = self._sessions.get(name)
+        if session is None:
+            raise Unavailable("the session is not known: it was idle for too long, or we restarted")
+        return session
+
+    def _sweep(self) -> None:
         now = asyncio.get_running_loop().time()
-        for other, session in list(self._sessions.items()):
+        for name, session in list(self._sessions.items()):
             if now - session.last_pull > _Session.IDLE_S:
                 session.close()
-                del self._sessions[other]
-        if name not in self._sessions:
-            self._sessions[name] = _Session(self._peer, self._tasks)
-        return self._sessions[name]
+                del self._sessions[name]
 
 
 def real_surroundings(spec: Spec) -> Surroundings:

@@ -359,16 +359,20 @@ class _MergedWatch:
             await self._tasks.close()
 
     async def _listen(self, name: str) -> None:
+        failure: errors.Failure | None = errors.Internal(f"the watch of {name} ended by a bug")
         try:
             async with closing(self._peers[name].watch(self._call)) as batches:
                 async for batch in batches:
                     await self._arrived.put((name, batch))
+            failure = None
         except Closed:
             return
-        except errors.Failure as failure:
+        except errors.Failure as error:
+            failure = error
+        finally:
+            # One member less would leave a gap: the whole watch ends, whatever the reason.
             self._failure = self._failure or failure
-        # One member less would leave a gap: the whole watch ends.
-        self._arrived.close()
+            self._arrived.close()
 
     def _ask(self) -> None:
         for name in self._peers:
