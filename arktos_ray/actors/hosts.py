@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 # How soon a containerd that ended is noticed.
 _DAEMON_PERIOD_S = 0.5
+_STATS_PERIOD_S = 10.0
 
 
 class SimulatedHosts(Part):
@@ -61,6 +62,8 @@ class NodeHost(Part):
         from arktos_ray.runtime.containerd.driver import Containerd
 
         spec = self.spec
+        self._stats: dict[str, Any] = {}
+        self._stats_at = float("-inf")
         home = Path(spec["home"])
         address = spec.get("containerd", "")
         if "own_containerd" in spec:
@@ -110,8 +113,12 @@ class NodeHost(Part):
         await self.agent.close(end_workloads=True)
 
     async def stats(self) -> dict[str, Any]:
-        stats: dict[str, Any] = await self.agent.request("stats", None)
-        return stats
+        """Asked for every second, and containerd reads many small files to answer."""
+        now = self.clock.monotonic()
+        if now - self._stats_at >= _STATS_PERIOD_S:
+            self._stats_at = now
+            self._stats = await self.agent.request("stats", None)
+        return self._stats
 
     async def subscribe(self, method: str, payload: Any) -> AsyncIterator[Any]:
         if method == "log":

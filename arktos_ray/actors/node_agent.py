@@ -383,6 +383,8 @@ class NodeAgent:
 
     async def _keep_node(self) -> None:
         waits = retry.exponential(0.1, 5.0)
+        # A node that says first that it is not ready is tainted, and pods wait for no reason.
+        await self._agent.look_once()
         while True:
             try:
                 await self._register()

@@ -19,7 +19,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from arktos_ray import bootstrap, cli
-from arktos_ray.base import processes
+from arktos_ray.base import machine, processes
 from arktos_ray.base.places import Places
 from arktos_ray.config import Config
 
@@ -45,6 +45,29 @@ def test_a_busy_port_is_refused_with_its_owner(tmp_path: Path) -> None:
     assert f"port {port} is in use by process {os.getpid()}" in result.output
     assert not Places(tmp_path / "home").short.exists()
     assert "--port" in result.output
+
+
+def test_a_machine_that_cannot_be_a_node_says_what_it_lacks(
+    tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "lacks_for_containers", lambda: ["root", "runc"])
+    nobody = tmp_path / "none.sock"
+    arguments = ("--data-dir", tmp_path / "home", "--port", free_port, "--containerd", nobody)
+    result = run("up", "-d", "--node", *arguments)
+    assert result.exit_code == 1
+    assert "cannot be a node" in result.output
+    assert "root, runc" in result.output
+
+
+def test_images_need_a_cluster_with_this_machine_in_it(tmp_path: Path) -> None:
+    result = run("image", "list", "--data-dir", tmp_path)
+    assert result.exit_code == 3
+    assert "no cluster runs" in result.output
+    me = processes.current()
+    Places(tmp_path).write_note({"pid": me.pid, "started": me.started, "phase": "running"})
+    result = run("image", "list", "--data-dir", tmp_path)
+    assert result.exit_code == 1
+    assert "not a node" in result.output
 
 
 def test_an_address_of_another_machine_is_refused(tmp_path: Path, free_port: int) -> None:

@@ -187,6 +187,17 @@ def test_the_default_cast_is_complete_and_in_order(tmp_path: Path) -> None:
     assert [Actor(*a.pack()) for a in actors] == actors
 
 
+def test_the_node_uses_the_containerd_that_is_there_or_starts_its_own(tmp_path: Path) -> None:
+    config, places = Config(offline=True), Places(tmp_path)
+    there = cast(config, places, node="here")[-1].spec
+    assert there["containerd"] == "/run/containerd/containerd.sock"
+    assert "own_containerd" not in there
+    own = cast(config, places, node="here", own_containerd=True)[-1].spec
+    assert own["own_containerd"] == [str(places.containerd), str(places.containerd_state)]
+    assert "containerd" not in own
+    assert own["offline"]
+
+
 def test_what_is_not_wanted_is_not_cast(tmp_path: Path) -> None:
     config = Config(simulated_nodes=0, tenant_partitions=1)
     names = [a.name for a in cast(config, Places(tmp_path), node=None)]
