@@ -713,7 +713,7 @@ def test_nothing_is_left_of_a_watcher_that_went_away() -> None:
             async with client.watch(PODS + "?watch=1&resourceVersion=1000"):
                 assert client.door._hub.streams == 1
             async with asyncio.timeout(5):
-                while client.door._hub.streams or client.door._streams.total:  # noqa: ASYNC110
+                while client.door._hub.streams or client.door._streams.total:
                     await asyncio.sleep(0.001)
 
     run(story())
