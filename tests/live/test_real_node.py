@@ -167,8 +167,8 @@ def test_a_container_survives_its_keepers_and_its_deletion_leaves_nothing(
     admin = Program(k.path, node.admin, k.home)
     until(lambda: admin("get", "node", name, "-o", ready) == "True")
     assert identity(k, "talker") == before
-    roles = {p["role"] for p in _status(node)["processes"]}
-    assert {"containerd", "containerd shim", "node agent"} <= roles
+    kept = {"containerd", "containerd shim", "node agent"}
+    until(lambda: kept <= {p["role"] for p in _status(node)["processes"]})
 
     k("delete", "pod", "talker", "--timeout=20s")
     until(lambda: not node.runs() and not node.daemon.shims())
