@@ -11,6 +11,7 @@ import ctypes
 import logging
 import os
 import shutil
+import stat
 import subprocess
 import tempfile
 import time
@@ -79,8 +80,19 @@ class Daemon:
     def _pid_file(self) -> Path:
         return self.state / "containerd.pid"
 
+    def _is_ours(self) -> bool:
+        """Whether what stands in `state` can be believed: it may be in /tmp, others' as well."""
+        try:
+            found = self.state.lstat()
+        except OSError:
+            return False
+        ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+        return ours and not found.st_mode & 0o022
+
     def process(self) -> Process | None:
         """It, while it lives, whoever started it."""
+        if not self._is_ours():
+            return None
         with suppress(OSError, ValueError):
             pid, started = map(int, self._pid_file.read_text().split())
             process = Process(pid, started)
@@ -104,6 +116,8 @@ class Daemon:
             self._clear_state()  # Of a machine that was switched off, for example.
         for directory in (self.root, self.state, self.log.parent):
             directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+        if not self._is_ours():
+            raise errors.Unavailable(f"{self.state} is not a directory that is ours alone")
         config = self.state / "config.toml"
         config.write_text(
             _CONFIG.format(
@@ -176,7 +190,7 @@ class Daemon:
         return left
 
     def _clear_state(self) -> None:
-        if not self.state.exists():
+        if not self._is_ours():
             return
         for mounted in reversed(mounts_under([self.state, self.root])):
             _unmount(mounted)
