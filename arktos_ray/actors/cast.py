@@ -93,6 +93,7 @@ def cast(
         actors.append(actor("simulated-1", "simulated nodes", "hosts:SimulatedHosts", **own))
     if node is not None:
         own = {"node": node, "offline": config.offline, "resource_partition": resource[0]}
+        own["beside_simulated"] = config.simulated_nodes > 0
         if own_containerd:
             own["own_containerd"] = [str(places.containerd), str(places.containerd_state)]
         else:

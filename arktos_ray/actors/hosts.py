@@ -48,11 +48,16 @@ class SimulatedHosts(Part):
         return await super().request(method, payload)
 
 
+# Beside simulated nodes the real one is for pods that ask for it (nodeSelector): whatever pretends
+# to run elsewhere would have to pull its image here. Others come when nothing else is left.
+REAL_TAINT = {"key": "arktos.io/real", "value": "true", "effect": "PreferNoSchedule"}
+
+
 class NodeHost(Part):
     """This machine as a node.
 
     Spec adds: node (its name), containerd (the socket) or own_containerd (directories: root and
-    state of one that we start and keep running), offline.
+    state of one that we start and keep running), offline, beside_simulated.
     """
 
     role = "node agent"
@@ -84,7 +89,7 @@ class NodeHost(Part):
         self.agent = NodeAgent(
             spec["node"], self.client(spec["resource_partition"]),
             self.tenant_clients(), runtime, self.clock, self.tasks,
-            host_ip=machine.address(),
+            host_ip=machine.address(), taints=[REAL_TAINT] if spec.get("beside_simulated") else (),
         )  # fmt: skip
         await self.agent.start()
 

@@ -106,6 +106,7 @@ class NodeAgent:
         *,
         host_ip: str = "127.0.0.1",
         labels: Mapping[str, str] | None = None,
+        taints: Sequence[Mapping[str, str]] = (),
     ) -> None:
         self.node_name = node_name
         self._rp = rp
@@ -115,6 +116,7 @@ class NodeAgent:
         self._tasks = tasks
         self._host_ip = host_ip
         self._labels = dict(labels or {})
+        self._spec = {"taints": [dict(taint) for taint in taints]} if taints else {}
         self._agent = Agent(runtime, self._on_report, clock, tasks, host_ip, self._on_happening)
         self._events = {tp: PodEvents(client, clock, node_name) for tp, client in self._tps.items()}
         # What is known of each pod, by uid: which partition it is in, and the object itself.
@@ -418,7 +420,7 @@ class NodeAgent:
             "apiVersion": "v1",
             "kind": "Node",
             "metadata": {"name": self.node_name, "labels": labels},
-            "spec": {"providerID": f"arktos://{self.node_name}"},
+            "spec": {"providerID": f"arktos://{self.node_name}", **self._spec},
             "status": self._node_status(facts),
         }
         key = Key("", "", self.node_name)
