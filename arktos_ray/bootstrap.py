@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from arktos_ray import __version__
 from arktos_ray.actors.cast import SUPERVISOR, Actor, cast, common_spec
 from arktos_ray.api.errors import Unavailable
-from arktos_ray.base import machine, pki, processes
+from arktos_ray.base import machine, pki, processes, reaper
 from arktos_ray.base.clock import SystemClock, rfc3339
 from arktos_ray.base.places import InUse, Places
 from arktos_ray.config import Config
@@ -40,10 +40,13 @@ log = logging.getLogger(__name__)
 # Everybody ready at the first start: 6-8 s on two cores, 25 s on two very busy ones. A restart
 # recovers data on top.
 _READY_DEADLINE_S = 180.0
+# What a killed driver left is ended within a second.
+_REAPER_DEADLINE_S = 10.0
 # A part that failed so often before its first success will not succeed by itself.
 _FAILED_STARTS_MAX = 3
 
-# In the environment of a driver that took its own place: nobody waits for its progress.
+# In the environment of a driver that took its own place, with what made it do so: nobody waits
+# for its progress.
 STARTED_OVER = "ARKTOS_STARTED_OVER"
 
 Tell = Callable[[dict[str, Any]], None]
@@ -209,28 +212,42 @@ def serve(config: Config, tell: Tell, parent: int = 0) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
     try:
-        lock = places.hold()
+        lock = _hold(places)
     except InUse as error:
         tell({"error": f"{places.home} is in use: {error}", "hint": "another --data-dir?"})
         return 1
     try:
-        return _Driver(config, places, tell, stop, parent).run()
+        return _Driver(config, places, tell, stop, parent, lock).run()
     finally:
         os.close(lock)
 
 
+def _hold(places: Places) -> int:
+    """The lock; waits for the reaper of a driver that was killed. Raises InUse."""
+    until = time.monotonic() + _REAPER_DEADLINE_S
+    while True:
+        try:
+            return places.hold()
+        except InUse as error:
+            if error.pid or time.monotonic() > until:
+                raise
+        time.sleep(0.05)
+
+
 class _Driver:
     def __init__(
-        self, config: Config, places: Places, tell: Tell, stop: threading.Event, parent: int
-    ) -> None:
+        self, config: Config, places: Places, tell: Tell, stop: threading.Event, parent: int,
+        lock: int,
+    ) -> None:  # fmt: skip
         self._config, self._places, self._tell = config, places, tell
-        self._stop, self._parent = stop, parent
+        self._stop, self._parent, self._lock = stop, parent, lock
         self._cluster: Cluster | None = None
         self._note: dict[str, Any] = {}
 
     def run(self) -> int:
         try:
             self._clear_up()
+            reaper.start(self._places.home, self._lock)
             check(self._config, self._places)
             self._begin()
         except Refused as error:
@@ -266,6 +283,7 @@ class _Driver:
             "pid": os.getpid(),
             "started": processes.current().started,
             "phase": "starting",
+            "reason": os.environ.get(STARTED_OVER, ""),
             "version": __version__,
             "since": rfc3339(SystemClock().now()),
             "url": url_of(config),
@@ -280,7 +298,7 @@ class _Driver:
             self._start_ray()
         with self._step("actors"):
             self._start_actors()
-        self._note["phase"] = "running"
+        self._note |= {"phase": "running", "reason": ""}
         places.write_note(self._note)
         self._tell({"ready": self._note})
 
@@ -376,13 +394,17 @@ class _Driver:
 
     def _start_over(self, lost: str) -> None:
         """Ray's head cannot be mended from within: end all, become a new driver. Never returns."""
-        log.error("%s is lost; starting over", lost)
+        why = f"Ray's {lost} has ended; starting over"
+        log.error("%s", why)
+        self._note |= {"phase": "starting", "reason": why}
+        with contextlib.suppress(OSError):
+            self._places.write_note(self._note)
         processes.end(processes.of_cluster(self._places.home), 0.0)
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
         logging.shutdown()
-        os.environ[STARTED_OVER] = "1"
+        os.environ[STARTED_OVER] = why
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
     def _end(self) -> None:

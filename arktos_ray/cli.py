@@ -350,7 +350,9 @@ def _status(places: Places) -> dict[str, Any]:
             if found.get("parts"):
                 return {"phase": "running", "source": "ingress", "reason": "", **found}
             why = "the ingress does not know yet"
-    phase = note["phase"] if note is not None and driver is not None else "stopped"
+    phase = "stopped"
+    if note is not None and driver is not None:
+        phase, why = note["phase"], why or note.get("reason", "")
     left = _processes(places)
     if phase == "stopped" and left:
         why = "the driver is gone, and left processes behind: `arktos down` ends them"

@@ -137,7 +137,8 @@ class Places:
         """What is in home when home is not a cluster's directory: then nothing may be written."""
         if not self.home.is_dir():
             return []
-        names = sorted(entry.name for entry in self.home.iterdir())
+        # A disk of its own has this from the start.
+        names = sorted(e.name for e in self.home.iterdir() if e.name != "lost+found")
         ours = {self.lock.name, self.note.name, self.token_key.name, "data", "pki", "logs", "run"}
         return [] if ours & set(names) else names
 

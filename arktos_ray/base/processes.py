@@ -224,6 +224,7 @@ _ROLES = (
     ("ray::RuntimeEnvAgent", "ray runtime agent"),
     ("ray::IDLE", "ray spare worker"),
     ("ray_process_reaper", "ray reaper"),
+    ("base.reaper", "reaper"),
     ("log_monitor", "ray log monitor"),
     ("monitor.py", "ray autoscaler"),
     ("default_worker", "ray worker"),

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -206,39 +207,33 @@ class Load:
 
     async def _write(self, tenant: str, number: int) -> None:
         """Create an object, change it twice, delete every other one; for ever."""
-        client, count = self._clients[tenant], 0
+        writer, count = f"{tenant}-{number}", 0
         while not self._stopped:
             count += 1
-            name = f"w{number}-{count}"
-            key = Key(tenant, "default", name)
-            body = {"metadata": {"name": name}, "data": {"step": "0"}}
-            steps: list[Callable[[], Awaitable[Object]]] = [
-                lambda body=body: client.create("configmaps", tenant, "default", body),
-                *(
-                    lambda key=key, step=step: client.patch(
-                        "configmaps", key, {"data": {"s": step}}
-                    )
-                    for step in ("1", "2")
-                ),
-            ]
-            if count % 2:
-                steps.append(lambda key=key: client.delete("configmaps", key))
-            known = self.written[tenant, name] = Written()
-            for number_of_step, step in enumerate(steps):
+            key = Key(tenant, "default", f"w{number}-{count}")
+            known = self.written[tenant, key.name] = Written()
+            for step in range(4 if count % 2 else 3):
                 while not self._writing.is_set():
-                    self._idle[f"{tenant}-{number}"] = 1
+                    self._idle[writer] = 1
                     await asyncio.sleep(PAUSE_S)
-                self._idle[f"{tenant}-{number}"] = 0
-                done = await self._step(known, step, number_of_step == 3)
+                self._idle[writer] = 0
+                done = await self._step(known, key, step)
                 await asyncio.sleep(PAUSE_S)
                 if not done:
                     break
 
-    async def _step(
-        self, known: Written, step: Callable[[], Awaitable[Object]], deletes: bool
-    ) -> bool:
+    async def _step(self, known: Written, key: Key, step: int) -> bool:
+        client = self._clients[key.tenant]
         try:
-            answer = await step()
+            if step == 0:
+                body = {"metadata": {"name": key.name}, "data": {"step": "0"}}
+                answer = await client.create("configmaps", key.tenant, key.namespace, body)
+            elif step < 3:
+                answer = await client.patch("configmaps", key, {"data": {"step": str(step)}})
+            else:
+                await client.delete("configmaps", key)
+                known.deleted = True
+                return True
         except StorageFull:
             self.refused["full"] += 1  # It says that nothing was written: that is checked too.
             return False
@@ -250,10 +245,7 @@ class Load:
             self.surprises.append(f"{type(failure).__name__}: {failure.message}")
             known.unknown = True
             return False
-        if deletes:
-            known.deleted = True
-        else:
-            known.revisions.append(int(answer["metadata"]["resourceVersion"]))
+        known.revisions.append(int(answer["metadata"]["resourceVersion"]))
         return True
 
     # Watching
@@ -310,32 +302,26 @@ class Load:
         self._sentinels += 1
         mark = str(self._sentinels)
         if part.startswith("rp-"):
+            client, gvr = self._admin, "nodes"
             key = Key("", "", f"sim-{int(part[3:]) - 1}")
-            read = lambda: self._admin.get("nodes", key)  # noqa: E731
-            write = lambda: self._admin.patch(  # noqa: E731
-                "nodes", key, {"metadata": {"labels": {"drill": mark}}}
-            )
         else:
             tenant = next((t for t, p in TENANTS.items() if p == part), "acme")
-            client = self._clients[tenant]
-            key = Key(tenant, "default", "web")
-            read = lambda: client.get("deployments.apps", key)  # noqa: E731
-            write = lambda: client.patch(  # noqa: E731
-                "deployments.apps", key, {"metadata": {"labels": {"drill": mark}}}
-            )
+            client, gvr, key = self._clients[tenant], "deployments.apps", _web(tenant)
+        change = {"metadata": {"labels": {"drill": mark}}}
 
-        async def both() -> list[float]:
+        async def both() -> tuple[float, float]:
             return await asyncio.gather(
-                _answered(read, begun, deadline_s), _answered(write, begun, deadline_s)
+                _answered(lambda: client.get(gvr, key), begun, deadline_s),
+                _answered(lambda: client.patch(gvr, key, change), begun, deadline_s),
             )
 
         return Recovery(*self.run(both()))
 
     def refusal(self) -> Failure | None:
         """What a write is answered with now; None when it is taken."""
-        patch = {"metadata": {"labels": {"drill": "x" * 63}}}
+        change = {"metadata": {"labels": {"drill": "x" * 63}}}
         try:
-            self.run(self._clients["acme"].patch("deployments.apps", _WEB, patch))
+            self.run(self._clients["acme"].patch("deployments.apps", _web("acme"), change))
         except Failure as failure:
             return failure
         return None
@@ -348,22 +334,20 @@ class Load:
 
     def scale(self, **replicas: int) -> None:
         for tenant, count in replicas.items():
-            key = Key(tenant, "default", "web")
-            patch = {"spec": {"replicas": count}}
-            self._insistently(
-                lambda tenant=tenant, key=key, patch=patch: self._clients[tenant].patch(
-                    "deployments.apps", key, patch
-                )
-            )
+            self.run(self._scale(tenant, count))
             self.replicas[tenant] = count
+
+    async def _scale(self, tenant: str, count: int) -> None:
+        change = {"spec": {"replicas": count}}
+        client = self._clients[tenant]
+        await _answered(
+            lambda: client.patch("deployments.apps", _web(tenant), change), time.monotonic()
+        )
 
     def rescale(self) -> None:
         """Other numbers than now, for both; together they always fit on the nodes."""
         now = self.replicas["acme"]
         self.scale(acme=now % 7 + 3, zeta=12 - now % 7 - 3)
-
-    def _insistently(self, ask: Callable[[], Awaitable[Any]]) -> None:
-        self.run(_answered(ask, time.monotonic()))
 
     def settled(self, deadline_s: float = DEADLINE_S) -> float:
         """Seconds until each Deployment has exactly its pods, all of them running and ready."""
@@ -386,8 +370,7 @@ class Load:
     def _workload(self, tenant: str) -> tuple[int, int, int] | None:
         try:
             pods, _ = self.run(self._clients[tenant].list("pods", tenant=tenant))
-            key = Key(tenant, "default", "web")
-            web = self.run(self._clients[tenant].get("deployments.apps", key))
+            web = self.run(self._clients[tenant].get("deployments.apps", _web(tenant)))
         except (Unavailable, Timeout):
             return None
         running = sum(
@@ -433,12 +416,7 @@ class Load:
             self.written[tenant, name] = Written([revision])
             for watcher in (tenant, "all"):
                 events = self.watched[watcher].events
-                until(
-                    lambda events=events, revision=revision: any(
-                        e[3] == revision for e in reversed(events)
-                    ),
-                    what=f"watch {watcher} reaches {revision}",
-                )
+                until(partial(_reached, events, revision), what=f"{watcher} reaches {revision}")
 
     def _check_writes(self, listed: dict[tuple[str, str], int]) -> None:
         for key, known in self.written.items():
@@ -459,7 +437,9 @@ class Load:
         revisions = [revision for *_, revision in events]
         assert revisions == sorted(set(revisions)), f"{watcher}: out of order, or told twice"
 
-        mine = lambda key: watcher in ("all", key[0])  # noqa: E731
+        def mine(key: tuple[str, str]) -> bool:
+            return watcher in ("all", key[0])
+
         seen = set(revisions)
         missed = {
             key: lost
@@ -508,7 +488,12 @@ class Load:
         )
 
 
-_WEB = Key("acme", "default", "web")
+def _web(tenant: str) -> Key:
+    return Key(tenant, "default", "web")
+
+
+def _reached(events: list[tuple[str, str, str, int]], revision: int) -> bool:
+    return any(event[3] == revision for event in reversed(events))
 
 
 async def _answered(

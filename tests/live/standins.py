@@ -42,7 +42,9 @@ def main() -> int:
     home, count = Path(sys.argv[1]), int(sys.argv[2])
     fails = sys.argv[3:] == ["fails"]
 
-    def cast(config: Config, places: Places, *, node: str | None) -> list[Actor]:
+    def cast(
+        config: Config, places: Places, *, node: str | None, own_containerd: bool = False
+    ) -> list[Actor]:
         common = common_spec(config, places, ["tp-1"], ["rp-1"])
         return [
             Actor(

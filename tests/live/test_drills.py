@@ -61,10 +61,10 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path | str]:
 @pytest.fixture(scope="module")
 def ground(disk: Path | str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     """One cluster for all drills that leave one behind; on the small disk where there is one."""
-    parent = disk if isinstance(disk, Path) else tmp_path_factory.mktemp("drills")
+    home = disk if isinstance(disk, Path) else tmp_path_factory.mktemp("drills")
     settings = tmp_path_factory.mktemp("settings") / "arktos.yaml"
     settings.write_text("free-disk-mb-min: 20\n")
-    ground = Ground(parent / "home", "--config", str(settings))
+    ground = Ground(home, "--config", str(settings))
     try:
         ground.start()
         yield ground
@@ -171,21 +171,20 @@ def test_a_killed_raylet_is_mended_by_the_driver(ground: Ground, load: Load, say
     [raylet] = [p["pid"] for p in before["processes"] if p["role"] == "ray raylet"]
     begun = time.monotonic()
     os.kill(raylet, signal.SIGKILL)
-    said = until(lambda: _trouble(ground), what="status says that something is wrong")
+    said = until(lambda: _said_of_start(ground), what="status says what is wrong")
     recovery = load.recovery("tp-1", begun, START_DEADLINE_S)
 
     ground.whole(without=[p["pid"] for p in before["parts"]], deadline_s=START_DEADLINE_S)
 
     say(f"kill -9 raylet: {recovery}; status said: {said}")
+    assert "raylet has ended" in said
     load.rescale()
     load.check()
 
 
-def _trouble(ground: Ground) -> str:
+def _said_of_start(ground: Ground) -> str:
     status = ground.status()
-    if status["phase"] == "running" and not status["reason"]:
-        return ""
-    return f"{status['phase']} ({status['reason']})"
+    return f"{status['phase']} ({status['reason']})" if status["phase"] == "starting" else ""
 
 
 def test_a_killed_driver_takes_everything_with_it(ground: Ground, load: Load, say: Say) -> None:
