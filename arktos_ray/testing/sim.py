@@ -13,6 +13,7 @@ report, and runs the same way each time (with PYTHONHASHSEED=0, which `make sim`
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import selectors
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
@@ -129,7 +130,9 @@ class _SimPipe:
             return
         sim.loop.call_at(at, self._arrive, frame)
         if lost:
-            sim.loop.call_at(at, self._connection.break_off)
+            # While the other side works on it, or just after it has answered.
+            later = at + sim.random.uniform(0, sim.faults.disk_delay_s[1])
+            sim.loop.call_at(later, self._connection.break_off)
 
     def _arrive(self, frame: bytes) -> None:
         if not self._connection.broken:
@@ -158,6 +161,28 @@ class _Connection:
             self.server.lost()
 
 
+class _BugsLogged(logging.Handler):
+    """A bug that costs only the call that met it is logged there; here it ends the run."""
+
+    LOGGERS = ("arktos_ray.actors.streams", "arktos_ray.apiserver.server")
+
+    def __init__(self, bugs: list[tuple[str, BaseException]]) -> None:
+        super().__init__(logging.ERROR)
+        self._bugs = bugs
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        self._bugs.append((record.name, error or AssertionError(record.getMessage())))
+
+    def attach(self) -> None:
+        for name in self.LOGGERS:
+            logging.getLogger(name).addHandler(self)
+
+    def detach(self) -> None:
+        for name in self.LOGGERS:
+            logging.getLogger(name).removeHandler(self)
+
+
 @dataclass(slots=True)
 class _Process:
     make: Callable[[Spec, Surroundings], Part]
@@ -184,6 +209,7 @@ class SimCluster:
         self.clock = SimClock(self.loop)
         self.processes: dict[str, _Process] = {}
         self.bugs: list[tuple[str, BaseException]] = []
+        self._logged = _BugsLogged(self.bugs)
         tps = [f"tp-{i + 1}" for i in range(tenant_partitions)]
         rps = [f"rp-{i + 1}" for i in range(resource_partitions)]
         self._partitions = {"tenant": tps, "resource": rps}
@@ -206,11 +232,13 @@ class SimCluster:
 
     def __enter__(self) -> Self:
         asyncio.set_event_loop(self.loop)
+        self._logged.attach()
         for name in self.processes:
             self.loop.call_soon(self.start, name)
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._logged.detach()
         for name in self.processes:
             self._kill(name)
         pending = asyncio.all_tasks(self.loop)
@@ -328,7 +356,7 @@ class SimCluster:
     def _check_bugs(self) -> None:
         if self.bugs:
             name, error = self.bugs[0]
-            raise AssertionError(f"{name} crashed by itself") from error
+            raise AssertionError(f"{name}: a bug") from error
 
     # What is true now, read from the stores themselves
 

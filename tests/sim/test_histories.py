@@ -12,6 +12,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
+import consistency
 import orjson
 
 from arktos_ray.api.calls import BOOKMARK, DELETED
@@ -242,3 +243,7 @@ def test_a_revision_that_is_gone_is_refused_and_never_skipped(seed: int) -> None
             raise AssertionError("no answer")
 
         sim.run(story(), within_s=600)
+
+
+def test_nobody_sees_what_was_not_durable_and_nobody_misses_what_was(seed: int) -> None:
+    consistency.play(seed)
