@@ -80,7 +80,9 @@ class Directory:
                     for event in events:
                         meta = orjson.loads(event.body)["metadata"]
                         if event.type == DELETED:
-                            self._owners.pop(meta["name"], None)
+                            # Another partition may have it by now.
+                            if self._owners.get(meta["name"], ("", ""))[0] == name:
+                                del self._owners[meta["name"]]
                         else:
                             self._owners[meta["name"]] = (name, meta["uid"])
             except Failure as failure:

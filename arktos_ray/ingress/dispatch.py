@@ -248,7 +248,7 @@ class Dispatcher:
         if token:
             page = merge.decode_page(token, members, newest)
         else:
-            page = merge.Page(_list_revision(options, newest), members[0], "")
+            page = merge.Page(_list_revision(options, newest, limit > 0), members[0], "")
         if limit:
             return await self._page(call, options, members, page, limit)
         asked = replace(call, options=_exactly(options, page.revision))
@@ -404,12 +404,14 @@ def _number(text: str) -> int:
     return int(text)
 
 
-def _list_revision(options: dict[str, str], newest: int) -> int:
+def _list_revision(options: dict[str, str], newest: int, paged: bool) -> int:
     """At which revision a merged list is taken."""
     asked = _number(options.get("resourceVersion", "") or "0")
     if asked > newest:
         raise errors.Timeout(f"Too large resource version: {asked}, current: {newest}")
-    return asked if asked and options.get("resourceVersionMatch") == "Exact" else newest
+    match = options.get("resourceVersionMatch")
+    exact = match == "Exact" or (paged and not match)  # Pages without a word on it, as upstream.
+    return asked if asked and exact else newest
 
 
 def _exactly(options: dict[str, str], revision: int) -> dict[str, str]:

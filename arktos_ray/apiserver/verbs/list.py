@@ -49,8 +49,10 @@ async def list_objects(partition: Partition, call: Call, resource: Resource) -> 
                 "The provided continue parameter is from another time. List again without it."
             )
     elif asked:
-        # Not older than, or exactly: first be there.
+        # Not older than, or exactly: first be there. Pages without a word on it are exact, as
+        # upstream.
         await store.reach(asked)
+        exact = exact or bool(limit and not options.get("resourceVersionMatch"))
         revision = asked if exact else store.revision
     prefix = _prefix(call)
     node = _node_only(call, resource)

@@ -238,6 +238,19 @@ def test_pages_show_one_revision_whatever_happens_to_the_object_they_ended_with(
     acme(story)
 
 
+def test_pages_that_begin_at_a_revision_show_that_revision() -> None:
+    async def story(w: Acme) -> None:
+        at = ("acme", "n", "")
+        await w.ok("create", "configmaps", config("a"))
+        then = (await w.ok("list", "configmaps", at=at))["metadata"]["resourceVersion"]
+        await w.ok("create", "configmaps", config("b"))
+        paged = await w.ok("list", "configmaps", at=at, limit="5", resourceVersion=then)
+        assert [item["metadata"]["name"] for item in paged["items"]] == ["a"]
+        assert paged["metadata"]["resourceVersion"] == then
+
+    acme(story)
+
+
 @pytest.mark.parametrize("rv", [True, -5, 2**62, "7", None])
 def test_a_made_up_page_is_refused(rv: Any) -> None:
     async def story(w: Acme) -> None:
