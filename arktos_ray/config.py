@@ -6,6 +6,8 @@ the file, the file over the default.
 
 from __future__ import annotations
 
+import ipaddress
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 # Revisions carry six bits of partition number (design.md D5).
 PARTITIONS_MAX = 64
+# 64 parts of 64 addresses each.
+_SERVICE_PREFIX_MAX = 20
 
 
 class ConfigError(Exception):
@@ -62,8 +66,8 @@ class Config(BaseModel):
     transport: Literal["stream", "ray"] = "stream"
     # Which tenant partition a new tenant gets (tenancy/assignment.py).
     assignment: Literal["letters", "hash"] = "letters"
-    # Service addresses; each tenant has its own copy of the range.
-    service_cidr: str = "10.96.0.0/16"
+    # Service addresses. Every tenant partition gets a 64th of the range: 16,384 of the default.
+    service_cidr: str = "10.96.0.0/12"
 
     # Ray. Without an address a private one is started, on loopback, and ends with us.
     address: str = ""
@@ -90,13 +94,29 @@ class Config(BaseModel):
     # A log file is renamed at this size, and three are kept: 10 actors cost 400 MB at most.
     log_mb_max: int = Field(10, ge=1)
 
+    def service_range(self, partition: int) -> str:
+        """The service addresses of a tenant partition, counted from 0; no two overlap."""
+        parts = _network(self.service_cidr).subnets(prefixlen_diff=6)
+        return str(next(itertools.islice(parts, partition, None)))
+
     @model_validator(mode="after")
     def _fits(self) -> Config:
         if self.tenant_partitions + self.resource_partitions > PARTITIONS_MAX:
             raise ValueError(
                 f"tenant-partitions and resource-partitions together are at most {PARTITIONS_MAX}"
             )
+        _network(self.service_cidr)
         return self
+
+
+def _network(text: str) -> ipaddress.IPv4Network:
+    """Raises ValueError for what is no IPv4 range, or too small to be shared out."""
+    network = ipaddress.IPv4Network(text)
+    if network.prefixlen > _SERVICE_PREFIX_MAX:
+        raise ValueError(
+            f"service_cidr {text}: a range of /{_SERVICE_PREFIX_MAX} or more is needed"
+        )
+    return network
 
 
 def load(path: Path | None, flags: Mapping[str, Any]) -> Config:

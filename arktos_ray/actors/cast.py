@@ -56,7 +56,7 @@ def cast(
     actors = [
         actor(
             name, "tenant partition", "tenant_partition:TenantPartition", 2, "tenant_partition",
-            number=i, service_cidr=config.service_cidr,
+            number=i, service_cidr=config.service_range(i),
         )
         for i, name in enumerate(tenant)
     ]  # fmt: skip

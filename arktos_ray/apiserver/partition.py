@@ -12,7 +12,7 @@ import orjson
 
 from arktos_ray.api import apply, codec, errors, kinds, schemas, scheme
 from arktos_ray.api.calls import Call, Reply
-from arktos_ray.api.names import Key
+from arktos_ray.api.names import SYSTEM_TENANT, Key
 from arktos_ray.api.scheme import Resource
 from arktos_ray.apiserver.service_ips import ServiceIPs
 from arktos_ray.base.clock import Clock, rfc3339
@@ -211,3 +211,7 @@ def body_of(call: Call, resource: Resource) -> tuple[Object, tuple[str, ...]]:
 def parsed(call: Call) -> Object:
     obj: Object = orjson.loads(call.body)
     return obj
+
+
+def is_system(call: Call) -> bool:
+    return call.user.tenant == SYSTEM_TENANT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 
 import click
@@ -82,3 +83,18 @@ def test_every_flag_of_up_is_a_key_and_tells_its_true_default() -> None:
             assert said == str(field.default), option.name
         if option.name in ("bind", "data_dir", "simulated_mode", "transport"):
             assert said == str(field.default), option.name
+
+
+def test_no_two_tenant_partitions_share_a_service_address() -> None:
+    config = load(None, {})
+    ranges = [ipaddress.ip_network(config.service_range(i)) for i in range(64)]
+    whole = ipaddress.ip_network(config.service_cidr)
+    assert all(part.subnet_of(whole) for part in ranges)
+    assert sum(part.num_addresses for part in ranges) == whole.num_addresses
+    assert len(set(ranges)) == 64
+
+
+@pytest.mark.parametrize("cidr", ["10.0.0.0/24", "ten", "10.0.0.1/8"])
+def test_a_service_range_that_cannot_be_shared_out_is_refused(cidr: str) -> None:
+    with pytest.raises(ConfigError, match=cidr):
+        load(None, {"service_cidr": cidr})

@@ -19,6 +19,7 @@ from arktos_ray.apiserver.partition import (
     body_of,
     check_valid,
     is_dry_run,
+    is_system,
     key_in,
     reply_with,
     track,
@@ -55,7 +56,9 @@ def complete_metadata(partition: Partition, call: Call, resource: Resource, obj:
         raise errors.BadRequest(f"metadata.name: {name!r} cannot be part of a path")
     now = partition.now()
     uid = meta.get("uid", "")
-    if not _is_uuid(uid):
+    if not (_is_uuid(uid) and is_system(call)):
+        # The specification keeps any valid uid. A tenant's own choice could be another tenant's:
+        # ledgers and agents know pods by uid alone.
         uid = partition.ids.uid()
     meta["uid"] = uid
     meta["hashKey"] = names.hash_key(uid)

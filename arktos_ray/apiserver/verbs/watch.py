@@ -21,7 +21,7 @@ from arktos_ray.apiserver.verbs.list import (
     rendered_table,
     revision_of,
 )
-from arktos_ray.store.records import Record
+from arktos_ray.store.records import Record, encode
 from arktos_ray.store.store import Scope, Subscription
 from arktos_ray.store.watchcache import Change
 
@@ -114,8 +114,12 @@ class Watch:
             if prefix and not record.path.startswith(prefix):
                 continue
             kind = _seen_as(record, previous, match)
-            if kind is not None:
-                events.append(self._event(kind, record, record.revision))
+            if kind is None:
+                continue
+            if kind == DELETED and not record.deleted and previous is not None:
+                # It left the view: what the watcher had of it, at the revision of leaving.
+                record = encode(record.revision, record.path, previous.decode(), deleted=True)
+            events.append(self._event(kind, record, change.revision))
         return events
 
     def _event(self, kind: str, record: Record, revision: int) -> WatchEvent:

@@ -16,6 +16,7 @@ from arktos_ray.actors.streams import (
     CANCEL,
     STREAM_CREDIT,
     WATCH,
+    ClientEnd,
     Deframer,
     ServerEnd,
     StreamPeer,
@@ -179,8 +180,27 @@ def check_cutting(bodies: list[bytes], data: st.DataObject) -> None:
     deframer, frames = Deframer(), []
     for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
         frames += deframer.feed(stream[start:end])
-    assert frames[:-1] == [[1, i, body] for i, body in enumerate(bodies)]
-    assert [Reply.unpack(packed) for packed in frames[-1][2]] == replies
+    assert frames[: len(bodies)] == [[1, i, body] for i, body in enumerate(bodies)]
+    end = ClientEnd("there", NoPipe())
+    answer: asyncio.Future[Any] = asyncio.Future(loop=asyncio.new_event_loop())
+    end._waiting[len(bodies)] = answer
+    for frame in frames[len(bodies) :]:
+        end.received(frame)
+    assert [Reply.unpack(packed) for packed in answer.result()] == replies
+    answer.get_loop().close()
+
+
+class NoPipe:
+    """Nobody is at the other end."""
+
+    def send(self, data: bytes) -> None:
+        raise AssertionError("nothing is to be sent")
+
+    async def ready(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
 
 
 def test_a_bug_of_the_peer_fails_the_call_that_met_it_and_nothing_else(tmp_path: Path) -> None:
