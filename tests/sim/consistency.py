@@ -168,17 +168,20 @@ class Truth:
         return found
 
     def events(self, view: View, start: int) -> Iterator[tuple[int, str, str, str]]:
-        there: set[str] = set()
+        there: dict[str, str] = {}  # path -> value, as the view last had it
         for row in self.rows:
             seen = version_of(orjson.loads(row.body))
             was, now = row.path in there, not row.deleted and view.takes(row.path, seen.color)
+            value = seen.value
             if now:
-                there.add(row.path)
-            else:
-                there.discard(row.path)
+                there[row.path] = value
+            elif was:
+                # What leaves the view is told as the view had it; what is gone, as it last was.
+                had = there.pop(row.path)
+                value = value if row.deleted else had
             if row.revision > start and (was or now):
                 kind = DELETED if not now else MODIFIED if was else ADDED
-                yield row.revision, kind, row.path, seen.value
+                yield row.revision, kind, row.path, value
 
 
 @dataclass
