@@ -116,6 +116,10 @@ class Containerd:
             status = (await self._cri.call("ContainerStatus", container_id=listed.id)).status
         except errors.NotFound:
             return None  # Removed since it was listed.
+        started_at, finished_at = status.started_at / _NS, status.finished_at / _NS
+        if finished_at:
+            # Of a program that ends at once, containerd notes the end before the start.
+            started_at = min(started_at or finished_at, finished_at)
         return ContainerSeen(
             id=status.id,
             name=status.metadata.name,
@@ -124,8 +128,8 @@ class Containerd:
             image=status.image.image,
             image_id=status.image_ref,
             created_at=status.created_at / _NS,
-            started_at=status.started_at / _NS,
-            finished_at=status.finished_at / _NS,
+            started_at=started_at,
+            finished_at=finished_at,
             exit_code=status.exit_code,
             reason=status.reason,
             message=status.message,
