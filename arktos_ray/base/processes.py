@@ -44,6 +44,18 @@ def current() -> Process:
     return process
 
 
+def tick() -> int:
+    """Now, in the unit of `Process.started`."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
+
+
+def is_ray(command: str) -> bool:
+    """Whether it is one of Ray's own programs, or a worker of Ray."""
+    return command.startswith("ray::") or any(
+        program in command for program in ("/ray/core/", "/ray/_private/", "/ray/dashboard/")
+    )
+
+
 def found(pid: int) -> Process | None:
     """None when there is no such process, or only its zombie."""
     fields = _stat(pid)

@@ -66,8 +66,10 @@ def soft_taints(rules: NodeRules, nodes: NodeTable) -> Scores | None:
     )
     if not counts.any():
         return None
-    here = counts[nodes.taints[: nodes.height]]
-    return (100 - normalised(here, static_mask(rules, nodes))) * TAINT_WEIGHT
+    here, among = counts[nodes.taints[: nodes.height]], static_mask(rules, nodes)
+    if not here.any(where=among):
+        return None  # Only nodes that were, or that are out of the question, have such taints.
+    return (100 - normalised(here, among)) * TAINT_WEIGHT
 
 
 STATIC: tuple[Callable[[NodeRules, NodeTable], Scores | None], ...] = (
