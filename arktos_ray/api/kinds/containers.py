@@ -141,12 +141,7 @@ def check_container(
 ) -> None:
     """One container; that its name is unique is the caller's to check."""
     name = container.get("name")
-    if not name:
-        out.append(required(f"{at}.name"))
-    else:
-        wrong = syntax.dns_label(name)
-        if wrong:
-            out.append(bad(f"{at}.name", name, wrong))
+    syntax.check_name(name, f"{at}.name", syntax.dns_label, out)
     image = container.get("image")
     if not image:
         out.append(required(f"{at}.image"))
@@ -195,12 +190,7 @@ def check_container(
 
 def check_vm(vm: Object, at: str, volumes: Mapping[str, Any], out: list[Cause]) -> None:
     name = vm.get("name")
-    if not name:
-        out.append(required(f"{at}.name"))
-    else:
-        wrong = syntax.dns_label(name)
-        if wrong:
-            out.append(bad(f"{at}.name", name, wrong))
+    syntax.check_name(name, f"{at}.name", syntax.dns_label, out)
     if not vm.get("keyPairName") and not vm.get("publicKey"):
         why = "one of keyPairName and publicKey must be specified"
         out.append(required(f"{at}.keyPairName", why))
@@ -322,12 +312,7 @@ def check_host_ports(containers: list[Object], at: str, seen: set[str], out: lis
 def _env(env: list[Object], at: str, out: list[Cause]) -> None:
     for i, variable in enumerate(env):
         name = variable.get("name")
-        if not name:
-            out.append(required(f"{at}[{i}].name"))
-        else:
-            wrong = syntax.env_name(name)
-            if wrong:
-                out.append(bad(f"{at}[{i}].name", name, wrong))
+        syntax.check_name(name, f"{at}[{i}].name", syntax.env_name, out)
         source = variable.get("valueFrom")
         if source is not None:
             _env_source(source, variable, f"{at}[{i}].valueFrom", out)

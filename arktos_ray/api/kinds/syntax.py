@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -78,6 +79,14 @@ IMMUTABLE = "field is immutable"
 
 def _length(limit: int) -> str:
     return f"must be no more than {limit} bytes"
+
+
+def check_name(name: str | None, field: str, rule: Callable[[str], str], out: list[Cause]) -> None:
+    """A name that must be there, and keep a rule of this file."""
+    if not name:
+        out.append(required(field))
+    elif wrong := rule(name):
+        out.append(bad(field, name, wrong))
 
 
 def dns_label(text: str) -> str:

@@ -86,12 +86,8 @@ def check_volumes(volumes: list[Object], at: str, out: list[Cause]) -> dict[str,
     for i, volume in enumerate(volumes):
         where = f"{at}[{i}]"
         name = volume.get("name")
-        if not name:
-            out.append(required(f"{where}.name"))
-        else:
-            wrong = syntax.dns_label(name)
-            if wrong:
-                out.append(bad(f"{where}.name", name, wrong))
+        syntax.check_name(name, f"{where}.name", syntax.dns_label, out)
+        if name:
             if name in known:
                 out.append(duplicate(f"{where}.name", name))
             known[name] = volume

@@ -13,9 +13,10 @@ from arktos_ray.api.names import Key
 from arktos_ray.api.scheme import resource
 from arktos_ray.client.index import key_of
 from arktos_ray.client.port import Client, decoded
+from arktos_ray.controllers.ending import Empty, Finish, finalized
 from arktos_ray.controllers.loop import Controller, ControllerClient, Loop, Parts
 from arktos_ray.controllers.namespace import plan as planning
-from arktos_ray.controllers.namespace.plan import Empty, Finish, Object
+from arktos_ray.controllers.namespace.plan import Object
 from arktos_ray.controllers.pods import is_terminating
 
 NAME = "namespace-controller"
@@ -112,7 +113,7 @@ async def finish(client: Client, gvr: str, key: Key, finalizer: str) -> None:
         live = await client.get(gvr, key)
         if finalizer not in (live.get("spec", {}).get("finalizers") or ()):
             return
-        body = planning.finalized(live, finalizer)
+        body = finalized(live, finalizer)
         await client.update(gvr, key, body, "finalize")
     except NotFound:
         return

@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from arktos_ray.api.scheme import RESOURCES, Home, Resource
-from arktos_ray.controllers.pods import is_terminating
+from arktos_ray.controllers import ending
+from arktos_ray.controllers.ending import Empty, Finish
 
 Object = dict[str, Any]
 
 FINALIZER = "kubernetes"
-
-
-@dataclass(frozen=True, slots=True)
-class Empty:
-    """Delete what is left in these resources, in this order."""
-
-    gvrs: tuple[str, ...]
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Finish:
-    """Nothing is left: take our finalizer off."""
-
-    why: str
 
 
 def contents() -> tuple[str, ...]:
@@ -58,18 +43,4 @@ def _order(row: Resource) -> tuple[int, str]:
 
 def plan(namespace: Object, left: Mapping[str, bool]) -> Empty | Finish | None:
     """left: resource -> whether objects are left in it, as of now and not of some view."""
-    if not is_terminating(namespace):
-        return None
-    if FINALIZER not in (namespace.get("spec", {}).get("finalizers") or ()):
-        return None
-    full = tuple(gvr for gvr, some in left.items() if some)
-    if full:
-        return Empty(full, f"{len(full)} resources still hold objects")
-    return Finish("nothing is left in it")
-
-
-def finalized(obj: Object, finalizer: str) -> Object:
-    """The body for `/finalize`."""
-    spec = obj.get("spec") or {}
-    left = [each for each in spec.get("finalizers") or () if each != finalizer]
-    return {**obj, "spec": {**spec, "finalizers": left}}
+    return ending.plan(namespace, FINALIZER, left, "nothing is left in it")

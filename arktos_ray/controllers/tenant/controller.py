@@ -11,11 +11,12 @@ from arktos_ray.api import errors
 from arktos_ray.api.errors import AlreadyExists, Failure
 from arktos_ray.api.names import Key
 from arktos_ray.client.index import key_of, tenants
+from arktos_ray.controllers.ending import Empty, Finish
 from arktos_ray.controllers.loop import Controller, ControllerClient, Loop, Parts
 from arktos_ray.controllers.namespace.controller import empty, finish, what_is_left
 from arktos_ray.controllers.pods import is_terminating
 from arktos_ray.controllers.tenant import plan as planning
-from arktos_ray.controllers.tenant.plan import Empty, Finish, Object
+from arktos_ray.controllers.tenant.plan import Object
 
 NAME = "tenant-controller"
 

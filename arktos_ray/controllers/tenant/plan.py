@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from arktos_ray.api.scheme import BY_GVR, RESOURCES, Home, Scope
-from arktos_ray.controllers.pods import is_terminating
+from arktos_ray.controllers import ending
+from arktos_ray.controllers.ending import Empty, Finish
 
 Object = dict[str, Any]
 
@@ -21,17 +22,6 @@ _RBAC = "rbac.authorization.k8s.io"
 class Create:
     gvr: str
     body: Object
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Empty:
-    gvrs: tuple[str, ...]
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Finish:
     why: str
 
 
@@ -73,14 +63,7 @@ def furnish(tenant: Object, namespaces: Collection[str]) -> list[Create]:
 
 def plan(tenant: Object, left: Mapping[str, bool]) -> Empty | Finish | None:
     """left: tenant-scoped resource -> whether the tenant still holds such objects."""
-    if not is_terminating(tenant):
-        return None
-    if FINALIZER not in (tenant.get("spec", {}).get("finalizers") or ()):
-        return None
-    full = tuple(gvr for gvr, some in left.items() if some)
-    if full:
-        return Empty(full, f"{len(full)} resources still hold objects")
-    return Finish("nothing is left of it")
+    return ending.plan(tenant, FINALIZER, left, "nothing is left of it")
 
 
 def _role(tenant: str) -> Object:
