@@ -52,15 +52,6 @@ class Directory:
             async with asyncio.timeout(deadline_s):
                 await self._told.wait()
 
-    async def refresh(self, tenant: str) -> None:
-        """Ask for one tenant now: it may be younger than the watch has told."""
-        name = self.owner_of(tenant)
-        tenants, _ = await self._partitions[name].list(
-            "tenants", tenant="", fieldSelector=f"metadata.name={tenant}"
-        )
-        for found in tenants:
-            self._owners[tenant] = (name, found["metadata"]["uid"])
-
     async def follow(self, name: str) -> None:
         """Keep up with the tenants of one partition, for ever."""
         client = self._partitions[name]

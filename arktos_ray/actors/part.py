@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from arktos_ray.actors.streams import Connect, ServerEnd, StreamPeer, StreamServer, socket_path
-from arktos_ray.api.calls import Call, Peer, Reply, User, WatchEvent
+from arktos_ray.actors.streams import Connect, StreamPeer, StreamServer, socket_path
+from arktos_ray.api.calls import Call, Reply, User, WatchEvent
 from arktos_ray.api.errors import Failure, NotFound, Unavailable
 from arktos_ray.api.names import SYSTEM_TENANT
 from arktos_ray.base.clock import Clock
@@ -124,10 +124,6 @@ class Part:
     def resource_clients(self) -> dict[str, Client]:
         return {name: self.client(name) for name in self.spec["partitions"]["resource"]}
 
-    def serve(self, make_end: Callable[[Peer], ServerEnd]) -> ServerEnd:
-        """For transports other than the socket: an end that offers this part."""
-        return make_end(self)
-
     # The Peer that we offer
 
     async def call(self, calls: Sequence[Call]) -> list[Reply]:
@@ -151,17 +147,3 @@ async def _refused(failure: Failure) -> AsyncIterator[Any]:
     for refusal in (failure,):
         raise refusal
     yield
-
-
-async def until_available(clock: Clock, what: str, work: Callable[[], Any]) -> Any:
-    """Repeat an idempotent call until the other side is there. For start-up only."""
-    pause_s = 0.05
-    while True:
-        try:
-            return await work()
-        except Unavailable as failure:
-            log.info("waiting for %s: %s", what, failure)
-        except Failure:
-            raise
-        await clock.sleep(pause_s)
-        pause_s = min(pause_s * 2, 1.0)

@@ -410,11 +410,8 @@ class ClientEnd:
 class SocketPipe(asyncio.Protocol):
     """A Pipe over a socket. Frames of one loop iteration leave in one write."""
 
-    def __init__(
-        self, received: Callable[[list[Any]], None], lost: Callable[[], None],
-        made: Callable[[SocketPipe], None] | None = None,
-    ) -> None:  # fmt: skip
-        self._received, self._lost, self._made = received, lost, made
+    def __init__(self, received: Callable[[list[Any]], None], lost: Callable[[], None]) -> None:
+        self._received, self._lost = received, lost
         self._deframer = Deframer()
         self._out: list[bytes] = []
         self._transport: asyncio.Transport | None = None
@@ -425,8 +422,6 @@ class SocketPipe(asyncio.Protocol):
         self._transport = transport  # type: ignore[assignment]
         # Large lists and many watches share one connection; 1 MB in the kernel's way is enough.
         self._transport.set_write_buffer_limits(high=1 << 20)  # type: ignore[union-attr]
-        if self._made is not None:
-            self._made(self)
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -476,13 +471,6 @@ class SocketPipe(asyncio.Protocol):
         waiting, self._writable = self._writable, None
         if waiting is not None and not waiting.done():
             waiting.set_result(None)
-
-    def pause_reading(self, paused: bool) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            if paused:
-                self._transport.pause_reading()
-            else:
-                self._transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None

@@ -147,12 +147,6 @@ def _details(resource: Resource, name: str) -> dict[str, Any]:
     return details
 
 
-def forbidden(resource: Resource, name: str, why: str) -> errors.Forbidden:
-    return errors.Forbidden(
-        f'{resource.gvr} "{name}" is forbidden: {why}', details=_details(resource, name)
-    )
-
-
 def check_valid(resource: Resource, name: str, causes: list[kinds.Cause]) -> None:
     if causes:
         raise kinds.invalid(resource, name, causes)

@@ -11,7 +11,7 @@ node can hold, but takes in what is already there, even when that is too much.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -178,12 +178,6 @@ class Ledger:
                 break
             overdue.append(entry.claim)
         return overdue
-
-    def bound_uids(self, source: str) -> Iterator[str]:
-        """The pods of one TenantPartition that were seen bound; for comparing with its list."""
-        for uid, entry in self._entries.items():
-            if entry.claim.source == source and not entry.deadline:
-                yield uid
 
     def usage_since(self, version: int, but_not_by: str = "") -> list[Usage]:
         """What changed after that version, known nodes only, each once. From 0: everything.

@@ -179,11 +179,6 @@ def assign(service: Object, address: str) -> None:
     service["spec"]["clusterIPs"] = [address]
 
 
-def needs_address(service: Object) -> bool:
-    spec = service.get("spec") or {}
-    return spec.get("type") != "ExternalName" and not spec.get("clusterIP")
-
-
 def _default_families(spec: Object) -> None:
     headless = spec.get("clusterIP") == "None"
     if not spec.get("ipFamilies"):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from arktos_ray.api import errors
 from arktos_ray.api.calls import Call
+from arktos_ray.api.kinds import services
 from arktos_ray.api.names import SYSTEM_TENANT
 from arktos_ray.api.scheme import Resource
 from arktos_ray.apiserver.admission import (
@@ -98,5 +99,4 @@ def _give_cluster_ip(partition: Partition, call: Call, service: Object) -> None:
         if allocated is None:
             raise errors.Internal("failed to allocate a serviceIP: range is full")
         address = allocated
-    spec["clusterIP"] = address
-    spec["clusterIPs"] = [address]
+    services.assign(service, address)

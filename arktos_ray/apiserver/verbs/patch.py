@@ -18,7 +18,6 @@ from arktos_ray.apiserver.partition import (
     is_dry_run,
     key_of,
     not_found,
-    reply_with,
 )
 from arktos_ray.apiserver.verbs import create as creating
 from arktos_ray.apiserver.verbs.update import replace
@@ -96,5 +95,4 @@ def _apply(partition: Partition, call: Call, resource: Resource, dry_run: bool) 
     creating.complete_metadata(partition, call, resource, new)
     warnings = creating.prepare(partition, call, resource, new, tracked=False)
     new["metadata"]["managedFields"] = managed
-    reply = creating.store_new(partition, resource, new, dry_run, decoded.warnings + warnings)
-    return reply_with(201, orjson.loads(reply.body), reply.warnings) if dry_run else reply
+    return creating.store_new(partition, resource, new, dry_run, decoded.warnings + warnings)

@@ -88,11 +88,6 @@ class Watch:
             subscription.close()
             self._subscription = None
 
-    @property
-    def position(self) -> int:
-        """Everything up to this revision was handed out."""
-        return self._subscription.position if self._subscription is not None else 0
-
     def _scope(self) -> Scope:
         call = self._call
         fields = selectors.parse_fields(call.options.get("fieldSelector", ""))
