@@ -24,13 +24,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arktos_ray import __version__
-from arktos_ray.actors.cast import SUPERVISOR, Actor, cast, common_spec
+from arktos_ray.actors.cast import SUPERVISOR, Actor, cast, settings
+from arktos_ray.actors.topology import topology_store
 from arktos_ray.api.errors import Unavailable
 from arktos_ray.base import machine, pki, processes, reaper
 from arktos_ray.base.clock import SystemClock, rfc3339
 from arktos_ray.base.places import InUse, Places
 from arktos_ray.config import Config
 from arktos_ray.runtime.containerd.daemon import Daemon
+from arktos_ray.tenancy.topology import Topology, fitted
 
 if TYPE_CHECKING:
     from arktos_ray.actors.cluster import Cluster
@@ -341,8 +343,11 @@ class _Driver:
         if node is not None:
             address = own_containerd(places).address if ours else str(config.containerd)
             self._note |= {"node": node, "containerd": address}
-        actors = cast(config, places, node=node, own_containerd=ours)
-        self._cluster.start_supervisor(supervisor_actor(config, places, actors, self._note))
+        given = settings(config, places, node=node, own_containerd=ours)
+        topology = kept_topology(config, given["common"])
+        actors = cast(given, topology)
+        supervisor = supervisor_actor(config, given, topology, self._note)
+        self._cluster.start_supervisor(supervisor)
         until = time.monotonic() + _READY_DEADLINE_S
         states: list[list[Any]] = []
         told = -1
@@ -430,18 +435,35 @@ class _Driver:
         log.info("stopped")
 
 
+def kept_topology(config: Config, common: dict[str, Any]) -> Topology:
+    """The topology that is kept, with what was asked for on the command line. Raises Unavailable.
+
+    What was not asked for stays as operators have made it since the first `arktos up`.
+    """
+    store = topology_store(common)
+    kept = store.load()
+    asked = config.model_fields_set if kept is not None else set(Config.model_fields)
+    topology = fitted(
+        kept,
+        config.tenant_partitions if "tenant_partitions" in asked else 1,
+        config.resource_partitions if "resource_partitions" in asked else 1,
+        config.simulated_nodes if "simulated_nodes" in asked else None,
+        config.simulated_mode,
+    )
+    if topology != kept:
+        store.save(topology)
+    return topology
+
+
 def supervisor_actor(
-    config: Config, places: Places, actors: list[Actor], note: dict[str, Any]
+    config: Config, given: dict[str, Any], topology: Topology, note: dict[str, Any]
 ) -> Actor:
     shown = ("version", "since", "url", "dashboard", "home", "kubeconfig", "ray_address", "pid")
-    by_role = {
-        kind: [a.name for a in actors if a.role == f"{kind} partition"]
-        for kind in ("tenant", "resource")
-    }
     spec = {
-        **common_spec(config, places, by_role["tenant"], by_role["resource"]),
+        **given["common"],
+        "topology": topology.pack(),
         "name": SUPERVISOR,
-        "cast": [actor.pack() for actor in actors],
+        "settings": given,
         "cluster": {key: note[key] for key in shown if key in note},
         "health": {
             "period_s": config.health_period_s,
@@ -490,7 +512,7 @@ def free_port(wanted: int) -> int:
 
 def driver_arguments(config: Config, parent: int, progress: int) -> list[str]:
     """The command that runs `serve`, as `ps` shows it."""
-    settings = config.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    settings = config.model_dump(mode="json", by_alias=True, exclude_unset=True)
     settings["data-dir"] = str(config.data_dir)
     command = [sys.executable, "-m", "arktos_ray", "serve", json.dumps(settings)]
     return [*command, "--progress", str(progress), *(["--parent", str(parent)] if parent else [])]

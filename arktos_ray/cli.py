@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _START_DEADLINE_S = 120.0
 # A driver gets three graces of 5 s to stop its actors, and some seconds for Ray.
 _STOP_DEADLINE_S = 30.0
+# A new partition starts within seconds, unless its machine has to be started first.
+_SETTLED_DEADLINE_S = 60.0
 # The ingress learns of a new tenant by a watch.
 _TENANT_KNOWN_DEADLINE_S = 5.0
 
@@ -396,11 +398,12 @@ def _print_status(found: dict[str, Any]) -> None:
         )
     if found["partitions"]:
         _table(
-            ("PARTITION", "KIND", "STATE", "EPOCH", "TENANTS", "NODES", "PODS", "OBJECTS",
+            ("PARTITION", "KIND", "STATE", "TAKES", "EPOCH", "TENANTS", "NODES", "PODS", "OBJECTS",
              "WATCHES", "CALLS/S", "WRITES/S"),
             [
                 (
-                    p["name"], p["kind"], p["state"], p["epoch"], p["tenants"], p["nodes"],
+                    p["name"], p["kind"], p["state"], p["takes"] or "-", p["epoch"],
+                    p["tenants"], p["nodes"],
                     p["pods"], p["objects"], p["watches"], p["rates"].get("calls", ""),
                     p["rates"].get("rows", ""),
                 )
@@ -588,6 +591,141 @@ def _emit(text: str, output: Path) -> None:
         pki.write_private(output, text.encode())
     except OSError as error:
         _fail(f"{output}: {error.strerror}")
+
+
+# Partitions and simulated nodes
+
+
+@main.group()
+def partition() -> None:
+    """Add, drain and remove partitions while the cluster works."""
+
+
+@partition.command("list")
+@_home_option
+@click.option("-o", "--output", type=click.Choice(["table", "json", "name"]), default="table")
+def partition_list(data_dir: Path, output: str) -> None:
+    """All partitions, and whether they take new tenants or nodes."""
+    found = _admin_request(data_dir, "GET", "/arktos/v1/status")["partitions"]
+    if output == "json":
+        click.echo(json.dumps(found, indent=2))
+    elif output == "name":
+        click.echo("\n".join(each["name"] for each in found))
+    else:
+        columns = ("name", "kind", "state", "takes", "tenants", "nodes", "pods", "objects")
+        _table(
+            tuple(column.upper() for column in columns),
+            [tuple(each[column] for column in columns) for each in found],
+        )
+
+
+@partition.command("add")
+@click.argument("kind", type=click.Choice(["tenant", "resource"]))
+@_home_option
+@click.option("--zone", help="Only on machines of this zone.")
+@click.option("--storage", help="The storage cluster that has its log.  [0]")
+def partition_add(kind: str, data_dir: Path, zone: str | None, storage: str | None) -> None:
+    """Start one more; it takes new tenants, or new nodes, from then on."""
+    asked = {"operation": "partition-add", "kind": kind, "zone": zone, "storage": storage}
+    done = _operate(data_dir, asked)
+    _wait_settled(data_dir)
+    click.echo(f"{kind} partition {done['name']} added")
+
+
+@partition.command("drain")
+@click.argument("name")
+@_home_option
+@click.option("--undo", is_flag=True, help="It takes what is new again.")
+def partition_drain(name: str, data_dir: Path, undo: bool) -> None:
+    """NAME takes no new tenants, or nodes. What it has stays until it is moved or deleted."""
+    asked = {"operation": "partition-drain", "name": name, "back": undo}
+    _operate(data_dir, asked)
+    _wait_settled(data_dir)
+    click.echo(f"{name} {'takes what is new again' if undo else 'is drained'}")
+
+
+@partition.command("remove")
+@click.argument("name")
+@_home_option
+def partition_remove(name: str, data_dir: Path) -> None:
+    """End NAME, which is drained and empty. Its log stays on disk; its name is not used again."""
+    _operate(data_dir, {"operation": "partition-remove", "name": name})
+    _wait_settled(data_dir)
+    click.echo(f"partition {name} removed")
+
+
+@main.group()
+def simulate() -> None:
+    """Add and remove nodes that only pretend, while the cluster works."""
+
+
+@simulate.command("add")
+@click.argument("nodes", type=click.IntRange(1, 100_000))
+@_home_option
+@click.option(
+    "--in", "among", multiple=True, metavar="PARTITION",
+    help="Resource partitions that they are in, in turn.  [all that take nodes]",
+)  # fmt: skip
+@click.option("--mode", type=click.Choice(["kubemark", "instant"]), help="Delays.  [kubemark]")
+def simulate_add(nodes: int, data_dir: Path, among: tuple[str, ...], mode: str | None) -> None:
+    """Start a fleet of NODES simulated nodes."""
+    asked = {"operation": "simulate-add", "nodes": nodes, "partitions": among, "mode": mode}
+    done = _operate(data_dir, asked)
+    _wait_settled(data_dir)
+    click.echo(f"{nodes} simulated nodes are starting: {done['name']}")
+
+
+@simulate.command("list")
+@_home_option
+def simulate_list(data_dir: Path) -> None:
+    """The fleets."""
+    found = _operate(data_dir, {"operation": "topology"})["fleets"]
+    _table(
+        ("NAME", "NODES", "MODE", "PARTITIONS"),
+        [(f["name"], f["nodes"], f["mode"], ",".join(f["partitions"])) for f in found],
+    )
+
+
+@simulate.command("remove")
+@click.argument("name")
+@_home_option
+def simulate_remove(name: str, data_dir: Path) -> None:
+    """Delete the nodes of fleet NAME, and end it."""
+    done = _operate(data_dir, {"operation": "simulate-remove", "name": name})
+    _wait_settled(data_dir)
+    click.echo(f"{name} removed, with {done['nodes']} nodes")
+
+
+def _admin_request(data_dir: Path, method: str, path: str, body: Any = None) -> Any:
+    """An answer of the API to the administrator. Says why when there is none, and ends."""
+    from arktos_ray.api.errors import Failure
+
+    try:
+        return _admin(_places(data_dir)).request(method, path, body)
+    except Failure as failure:
+        _fail(failure.message)
+
+
+def _operate(data_dir: Path, asked: dict[str, Any]) -> dict[str, Any]:
+    done: dict[str, Any] = _admin_request(data_dir, "POST", "/arktos/v1/operations", asked)
+    return done
+
+
+def _wait_settled(data_dir: Path) -> None:
+    """Until everybody works by the topology that counts now; says who is late in the end."""
+    until = time.monotonic() + _SETTLED_DEADLINE_S
+    with _steps() as show:
+        show({"begin": "telling everybody"})
+        while True:
+            late = _operate(data_dir, {"operation": "topology"})["late"]
+            if not late or time.monotonic() > until:
+                break
+            show({"begin": f"waiting for {', '.join(name for name, _ in late)}"})
+            time.sleep(0.1)
+        show(None)
+    if late:
+        names = ", ".join(f"{name} ({state})" for name, state in late)
+        click.echo(f"done, but these do not know of it yet: {names}; see arktos status", err=True)
 
 
 # Images

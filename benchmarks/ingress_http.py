@@ -84,6 +84,12 @@ class Upstream:
     def tenant_uid(self, tenant: str) -> str | None:
         return None
 
+    def topology_version(self) -> int:
+        return 1
+
+    def taking_nodes(self) -> list[str]:
+        return list(self.resource_partitions())
+
     def tenant_partitions(self) -> list[str]:
         return ["tp-0"]
 

@@ -56,6 +56,7 @@ from arktos_ray.store.backends.sqlite import SqliteLog
 from arktos_ray.store.port import Log, Row
 from arktos_ray.store.records import Record, encode
 from arktos_ray.store.store import Store
+from arktos_ray.tenancy import topology
 from arktos_ray.testing.load import pod
 
 Object = dict[str, Any]
@@ -97,10 +98,10 @@ class World:
 
     def __init__(self) -> None:
         self.parts: dict[str, Part] = {}
-        self._partitions = {"tenant": ["tp-1"], "resource": ["rp-1"]}
+        self._topology = topology.initial(1, 1).pack()
 
     async def add(self, make: Any, name: str, **more: Any) -> Any:
-        spec = {"name": name, "data_dir": "", "run_dir": "", "partitions": self._partitions, **more}
+        spec = {"name": name, "data_dir": "", "run_dir": "", "topology": self._topology, **more}
         surroundings = Surroundings(
             SystemClock(), Ids(1), self._connector, _null_log, _crash, listens=False
         )

@@ -5,17 +5,17 @@ Pure: the supervisor starts what stands here, the command line shows it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from arktos_ray.base.places import Places
+from arktos_ray.tenancy.topology import NUMBERS, Topology
 
 if TYPE_CHECKING:
     from arktos_ray.config import Config  # And pydantic: 90 ms of every actor's start.
 
 SUPERVISOR = "supervisor"
-# Revisions have room for 64 partitions; resource partitions count down from here.
-_NUMBER_LAST = 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,76 +35,104 @@ class Actor:
         return [self.name, self.role, self.make, self.spec, self.resources, self.stage]
 
 
-def cast(
+def settings(
     config: Config, places: Places, *, node: str | None, own_containerd: bool = False
-) -> list[Actor]:
-    """Everyone but the supervisor. node: this machine's name as a node; None without an agent.
+) -> dict[str, Any]:
+    """What does not change while the cluster runs, in plain values: the supervisor keeps it.
 
-    own_containerd: the agent starts one, because nobody else does.
+    node: this machine's name as a node; None without an agent. own_containerd: the agent starts
+    one, because nobody else does.
     """
-    tenant = [f"tp-{i + 1}" for i in range(config.tenant_partitions)]
-    resource = [f"rp-{i + 1}" for i in range(config.resource_partitions)]
-    common = common_spec(config, places, tenant, resource)
+    host: dict[str, Any] | None = None
+    if node is not None:
+        host = {
+            "node": node, "offline": config.offline, "beside_simulated": config.simulated_nodes > 0,
+        }  # fmt: skip
+        if own_containerd:
+            host["own_containerd"] = [str(places.containerd), str(places.containerd_state)]
+        else:
+            host["containerd"] = str(config.containerd)
+    return {
+        "common": common_spec(config, places),
+        "service_ranges": [config.service_range(number) for number in range(NUMBERS)],
+        "ingresses": config.ingresses,
+        "ingress": {
+            "bind": config.bind, "port": config.port, "reuse_port": config.ingresses > 1,
+            "insecure": config.insecure, "assignment": config.assignment,
+            "pki_dir": str(places.pki), "token_key": str(places.token_key),
+            "supervisor": SUPERVISOR,
+        },
+        "shards": config.controller_shards,
+        "host": host,
+        "claim_resources": config.claim_resources,
+    }  # fmt: skip
+
+
+def cast(given: Mapping[str, Any], topology: Topology) -> list[Actor]:
+    """Everyone but the supervisor, by these settings and with these partitions."""
+    common = {**given["common"], "topology": topology.pack()}
 
     def actor(
         name: str, role: str, make: str, stage: int = 1, resource: str = "", **own: Any
     ) -> Actor:
-        claimed = {resource: 1.0} if resource and config.claim_resources else {}
+        claimed = {resource: 1.0} if resource and given["claim_resources"] else {}
         spec = {**common, "name": name, **own}
         return Actor(name, role, f"arktos_ray.actors.{make}", spec, claimed, stage)
 
+    tenant = [row for row in topology.partitions if row.kind == "tenant"]
     actors = [
         actor(
-            name, "tenant partition", "tenant_partition:TenantPartition", 2, "tenant_partition",
-            number=i, service_cidr=config.service_range(i),
+            row.name, "tenant partition", "tenant_partition:TenantPartition", 2,
+            "tenant_partition", number=row.number,
+            service_cidr=given["service_ranges"][row.number],
         )
-        for i, name in enumerate(tenant)
-    ]  # fmt: skip
-    # Numbers from the other end, so that either kind can grow without renumbering the other.
-    actors += [
-        actor(
-            name, "resource partition", "resource_partition:ResourcePartition", 2,
-            "resource_partition", number=_NUMBER_LAST - i,
-        )
-        for i, name in enumerate(resource)
+        for row in tenant
     ]  # fmt: skip
     actors += [
         actor(
-            f"ingress-{i + 1}", "ingress", "ingress:Ingress", 0,
-            bind=config.bind, port=config.port, reuse_port=config.ingresses > 1,
-            insecure=config.insecure, assignment=config.assignment,
-            pki_dir=str(places.pki), token_key=str(places.token_key), supervisor=SUPERVISOR,
+            row.name, "resource partition", "resource_partition:ResourcePartition", 2,
+            "resource_partition", number=row.number,
         )
-        for i in range(config.ingresses)
+        for row in topology.partitions
+        if row.kind == "resource"
     ]  # fmt: skip
     actors += [
-        actor(f"scheduler-{name}", "scheduler", "scheduler:Scheduler", tenant_partition=name)
-        for name in tenant
+        actor(f"ingress-{i + 1}", "ingress", "ingress:Ingress", 0, **given["ingress"])
+        for i in range(given["ingresses"])
+    ]
+    actors += [
+        actor(
+            f"scheduler-{row.name}", "scheduler", "scheduler:Scheduler", tenant_partition=row.name
+        )
+        for row in tenant
     ]
     actors += [
         actor(
             f"shard-{i + 1}", "controller shard", "controller_shard:ControllerShard",
-            shard=i, shards=config.controller_shards,
+            shard=i, shards=given["shards"],
         )
-        for i in range(config.controller_shards)
+        for i in range(given["shards"])
     ]  # fmt: skip
-    if config.simulated_nodes:
-        own: dict[str, Any] = {"nodes": config.simulated_nodes, "mode": config.simulated_mode}
-        actors.append(actor("simulated-1", "simulated nodes", "hosts:SimulatedHosts", **own))
-    if node is not None:
-        own = {"node": node, "offline": config.offline, "resource_partition": resource[0]}
-        own["beside_simulated"] = config.simulated_nodes > 0
-        if own_containerd:
-            own["own_containerd"] = [str(places.containerd), str(places.containerd_state)]
-        else:
-            own["containerd"] = str(config.containerd)
-        actors.append(actor("node-agent", "node agent", "hosts:NodeHost", **own))
+    actors += [
+        actor(
+            fleet.name, "simulated nodes", "hosts:SimulatedHosts", nodes=fleet.nodes,
+            mode=fleet.mode, resource_partitions=list(fleet.partitions), prefix=fleet.prefix,
+            first_index=fleet.first_index,
+        )
+        for fleet in topology.fleets
+    ]  # fmt: skip
+    if given["host"] is not None:
+        home = topology.taking("resource")[0].name
+        actors.append(
+            actor(
+                "node-agent", "node agent", "hosts:NodeHost", **given["host"],
+                resource_partition=home,
+            )
+        )  # fmt: skip
     return actors
 
 
-def common_spec(
-    config: Config, places: Places, tenant: list[str], resource: list[str]
-) -> dict[str, Any]:
+def common_spec(config: Config, places: Places) -> dict[str, Any]:
     """What every part is told. Plain values only: it travels through Ray."""
     return {
         "home": str(places.home),
@@ -113,5 +141,4 @@ def common_spec(
         "log_dir": str(places.logs),
         "log_bytes_max": config.log_mb_max * 1024 * 1024,
         "transport": config.transport,
-        "partitions": {"tenant": tenant, "resource": resource},
     }

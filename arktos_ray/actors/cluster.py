@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Awaitable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,10 +29,11 @@ import uvloop
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from arktos_ray.actors.cast import Actor
+from arktos_ray.actors.cast import Actor, cast
 from arktos_ray.actors.handles import NAMESPACE, RaySessions, actor_named, real_surroundings, remote
 from arktos_ray.actors.part import Part, Spec, Surroundings
 from arktos_ray.actors.supervisor import Restarting, Supervisor
+from arktos_ray.actors.topology import topology_store
 from arktos_ray.api.errors import NotFound, Unavailable
 from arktos_ray.base import processes
 from arktos_ray.base.places import lock_holder
@@ -232,7 +234,10 @@ async def _dying(call: Awaitable[T]) -> T:
 
 
 def supervisor(spec: Spec, surroundings: Surroundings) -> Supervisor:
-    return Supervisor(spec, surroundings, RayFleet(spec["node_id"], Path(spec["run_dir"])))
+    fleet = RayFleet(spec["node_id"], Path(spec["run_dir"]))
+    return Supervisor(
+        spec, surroundings, fleet, topology_store(spec), partial(cast, spec["settings"])
+    )
 
 
 class Shell:
@@ -326,11 +331,15 @@ class Shell:
 
     async def report(self) -> dict[str, Any]:
         """How it is. Once started, only a loop that turns can answer."""
-        ready, stats = False, {}
+        ready, stats, told = False, {}, 0
         if self._started and self._part is not None:
             ready = bool((await self._there(self._part.health()))["ready"])
             stats = await self._there(self._part.stats())
-        return {"pid": os.getpid(), "ready": ready, "stats": stats, "failure": self._failure}
+            told = self._part.told
+        return {
+            "pid": os.getpid(), "ready": ready, "stats": stats, "failure": self._failure,
+            "told": told,
+        }  # fmt: skip
 
     async def stop(self, grace_s: float) -> None:
         if self._part is not None:

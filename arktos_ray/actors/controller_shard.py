@@ -6,10 +6,12 @@ nothing: what it knows is rebuilt from lists and watches after a restart.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from arktos_ray.actors.part import Part
-from arktos_ray.controllers import registry
+from arktos_ray.controllers.registry import Controllers
+from arktos_ray.tenancy.topology import Topology
 
 
 class ControllerShard(Part):
@@ -19,13 +21,14 @@ class ControllerShard(Part):
 
     async def open(self) -> None:
         low, high = hash_range(self.spec.get("shard", 0), self.spec.get("shards", 1))
-        self.running = registry.start_all(
-            self.tenant_clients(), self.resource_clients(), self.clock, self.ids, self.tasks,
-            low, high,
-        )  # fmt: skip
+        self.controllers = Controllers(self.clock, self.ids, self.tasks, low, high)
+        self.controllers.update(self.tenant_clients(), self.resource_clients())
+
+    async def regroup(self, old: Topology, acks: Mapping[str, int]) -> None:
+        self.controllers.update(self.tenant_clients(), self.resource_clients())
 
     async def stats(self) -> dict[str, Any]:
-        return {"controllers": sorted(self.running)} if self.running else {}
+        return {"controllers": sorted(self.controllers.running)}
 
 
 HASH_KEY_MAX = 9223372036854775807

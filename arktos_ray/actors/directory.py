@@ -1,7 +1,11 @@
 """Directory: which partition owns which tenant, as the partitions themselves say.
 
 A tenant is where its Tenant object is. A name that nobody has yet goes where the rule says
-(tenancy/assignment.py), the same for every ingress, so a name cannot be created twice.
+(tenancy/assignment.py), among the partitions that take new tenants. Every ingress must say the
+same, or a name could be made twice. While the topology changes they do not: so a Tenant is made
+with the version of the topology that chose its partition, a tenant partition refuses versions
+older than the one it knows, and an ingress goes over to a new version only when it has seen every
+tenant that was made before the partitions knew it (docs/flows/topology.md).
 """
 
 from __future__ import annotations
@@ -9,31 +13,63 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable, Mapping
 
 import orjson
 
-from arktos_ray.api.calls import DELETED
+from arktos_ray.api.calls import BOOKMARK, DELETED
 from arktos_ray.api.errors import Failure, Unavailable
+from arktos_ray.api.names import SYSTEM_TENANT
 from arktos_ray.base.clock import Clock
+from arktos_ray.base.tasks import Tasks
+from arktos_ray.client.informer import ask_progress
 from arktos_ray.client.port import Client
 from arktos_ray.tenancy.assignment import assign
+from arktos_ray.tenancy.topology import Topology
 
 log = logging.getLogger(__name__)
 
 _RETRY_S = 0.5
+# Before anybody added, drained or moved anything, every tenant is where the rule says.
+_FIRST_VERSION = 1
 
 
 class Directory:
-    def __init__(self, partitions: dict[str, Client], rule: str, clock: Clock) -> None:
-        self._partitions, self._rule, self._clock = partitions, rule, clock
-        self._names = list(partitions)
+    def __init__(
+        self, topology: Topology, client_of: Callable[[str], Client], rule: str, clock: Clock,
+        tasks: Tasks,
+    ) -> None:  # fmt: skip
+        self._client_of, self._rule, self._clock, self._tasks = client_of, rule, clock, tasks
         self._owners: dict[str, tuple[str, str]] = {}  # tenant -> (partition, uid)
-        self._untold = set(partitions)  # who has not said yet which tenants it has
+        self._reached: dict[str, int] = {}  # partition -> the revision up to which we know it
+        self._following: dict[str, asyncio.Task[None]] = {}
+        self._untold: set[str] = set()  # who has not said yet which tenants it has
         self._told = asyncio.Event()
+        # What new tenants are assigned by; the next one, and what must be known before.
+        self._assigning = topology
+        # Who starts may have a topology that the partitions do not know yet.
+        self._sure = topology.version <= _FIRST_VERSION
+        self._next: tuple[Topology, Mapping[str, int]] | None = None
+        self._follow(topology)
+
+    @property
+    def version(self) -> int:
+        """Of the topology that new tenants are assigned by."""
+        return self._assigning.version
 
     def owner_of(self, tenant: str) -> str:
+        """Raises Unavailable while that cannot be known."""
         known = self._owners.get(tenant)
-        return known[0] if known is not None else assign(tenant, self._names, self._rule)
+        if known is not None:
+            return known[0]
+        if tenant == SYSTEM_TENANT or not tenant:
+            return self._assigning.system
+        if self.version > _FIRST_VERSION:
+            self._check_told()  # It may be anywhere.
+            if not self._sure:
+                raise Unavailable("the partitions have just changed; try again")
+        names = [row.name for row in self._assigning.taking("tenant")]
+        return assign(tenant, names, self._rule)
 
     def uid_of(self, tenant: str) -> str | None:
         """None when there is no such tenant. Raises Unavailable while that cannot be known: a
@@ -41,10 +77,13 @@ class Directory:
         known = self._owners.get(tenant)
         if known is not None:
             return known[1]
+        self._check_told()
+        return None
+
+    def _check_told(self) -> None:
         if self._untold:
             who = ", ".join(sorted(self._untold))
             raise Unavailable(f"{who} has not said yet which tenants there are; try again")
-        return None
 
     async def told(self, deadline_s: float) -> None:
         """Wait until every partition has said which tenants it has, or the deadline."""
@@ -52,9 +91,50 @@ class Directory:
             async with asyncio.timeout(deadline_s):
                 await self._told.wait()
 
-    async def follow(self, name: str) -> None:
-        """Keep up with the tenants of one partition, for ever."""
-        client = self._partitions[name]
+    # The topology
+
+    def regroup(self, topology: Topology, acks: Mapping[str, int]) -> None:
+        """acks: at which of its revisions each tenant partition knew this topology."""
+        self._follow(topology)
+        self._next = (topology, acks)
+        self._go_over()
+        for name in self._following:
+            self._tasks.start(self._hurry(name, acks.get(name, 0)), f"directory {name} progress")
+
+    def _follow(self, topology: Topology) -> None:
+        names = topology.names("tenant")
+        for name in [name for name in self._following if name not in names]:
+            self._following.pop(name).cancel()
+            self._owners = {t: owner for t, owner in self._owners.items() if owner[0] != name}
+            self._heard(name)
+        for name in names:
+            if name not in self._following:
+                self._untold.add(name)
+                self._told.clear()
+                work = self._keep_up(name, self._client_of(name))
+                self._following[name] = self._tasks.start(work, f"directory {name}")
+
+    def _heard(self, name: str) -> None:
+        self._untold.discard(name)
+        if not self._untold:
+            self._told.set()
+
+    async def _hurry(self, name: str, revision: int) -> None:
+        with contextlib.suppress(Failure):  # Asked again by nobody: a new watch tells it as well.
+            await ask_progress(self._client_of(name), revision)
+
+    def _go_over(self) -> None:
+        if self._next is None:
+            return
+        topology, acks = self._next
+        behind = [n for n in acks if n in self._following and self._reached.get(n, 0) < acks[n]]
+        if not behind and not self._untold:
+            self._assigning, self._next, self._sure = topology, None, True
+            log.info("directory: new tenants by topology %d", topology.version)
+
+    # The tenants of one partition
+
+    async def _keep_up(self, name: str, client: Client) -> None:
         while True:
             try:
                 tenants, revision = await client.list("tenants", tenant="")
@@ -63,12 +143,16 @@ class Directory:
                     if owner == name and tenant not in present:
                         del self._owners[tenant]
                 self._owners.update({t: (name, uid) for t, uid in present.items()})
-                self._untold.discard(name)
-                if not self._untold:
-                    self._told.set()
-                watch = client.watch("tenants", tenant="", resourceVersion=str(revision))
+                self._heard(name)
+                self._reach(name, revision)
+                watch = client.watch(
+                    "tenants", tenant="", resourceVersion=str(revision),
+                    allowWatchBookmarks="true", progress="true",
+                )  # fmt: skip
                 async for events in watch:
                     for event in events:
+                        if event.type == BOOKMARK:
+                            continue
                         meta = orjson.loads(event.body)["metadata"]
                         if event.type == DELETED:
                             # Another partition may have it by now.
@@ -76,6 +160,11 @@ class Directory:
                                 del self._owners[meta["name"]]
                         else:
                             self._owners[meta["name"]] = (name, meta["uid"])
+                    self._reach(name, events[-1].revision)
             except Failure as failure:
                 log.info("directory: %s: %s", name, failure)
             await self._clock.sleep(_RETRY_S)
+
+    def _reach(self, name: str, revision: int) -> None:
+        self._reached[name] = max(self._reached.get(name, 0), revision)
+        self._go_over()

@@ -32,6 +32,7 @@ from arktos_ray.actors.streams import (
     connect_socket,
     socket_path,
 )
+from arktos_ray.actors.topology import topology_store
 from arktos_ray.api.calls import Peer
 from arktos_ray.api.errors import Failure, Unavailable
 from arktos_ray.base.clock import SystemClock
@@ -290,6 +291,7 @@ def real_surroundings(spec: Spec) -> Surroundings:
         connect=connector(spec.get("transport", "stream"), Tasks(), Path(spec["run_dir"])),
         open_log=open_log,
         crash=crash,
+        topology=lambda of: topology_store(of).load(),
     )
 
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from arktos_ray.actors.part import Part
 from arktos_ray.actors.simulated_nodes import NodeShape, SimulatedNodes, fleet
 from arktos_ray.api.errors import Unavailable
 from arktos_ray.base import machine, retry
+from arktos_ray.client.port import Client
 from arktos_ray.runtime.containerd.daemon import Daemon
+from arktos_ray.tenancy.topology import Topology
+
+if TYPE_CHECKING:
+    from arktos_ray.actors.node_agent import NodeAgent
 
 log = logging.getLogger(__name__)
 
@@ -23,29 +28,44 @@ _STATS_PERIOD_S = 10.0
 
 
 class SimulatedHosts(Part):
-    """Spec adds: nodes (how many), mode (kubemark | instant), prefix, shape {cpu, memory, pods}."""
+    """Spec adds: nodes (how many), resource_partitions (that they are in, in turn), mode
+    (kubemark | instant), prefix, first_index, shape {cpu, memory, pods}.
+    """
 
     role = "simulated nodes"
 
     async def open(self) -> None:
         spec = self.spec
-        nodes = fleet(
-            spec.get("prefix", "sim"), spec["nodes"], spec["partitions"]["resource"]
-        )  # fmt: skip
+        homes = spec["resource_partitions"]
+        nodes = fleet(spec.get("prefix", "sim"), spec["nodes"], homes)
         self.nodes = SimulatedNodes(
-            self.name, nodes, self.resource_clients(), self.tenant_clients(),
+            self.name, nodes, {name: self.client(name) for name in homes}, self.tenant_clients(),
             spec.get("mode", "kubemark"), self.clock, self.ids, self.tasks,
-            shape=NodeShape(**spec.get("shape", {})),
+            shape=NodeShape(**spec.get("shape", {})), first_index=spec.get("first_index", 0),
         )  # fmt: skip
         await self.nodes.start()
+
+    async def regroup(self, old: Topology, acks: Mapping[str, int]) -> None:
+        _follow_tenants(self.nodes, self.tenant_clients(), old)
 
     async def stats(self) -> dict[str, Any]:
         return self.nodes.stats()
 
     async def request(self, method: str, payload: Any) -> Any:
-        if method in ("fail", "recover"):
+        if method in ("fail", "recover", "retire"):
             return await self.nodes.request(method, payload)
         return await super().request(method, payload)
+
+
+def _follow_tenants(
+    nodes: SimulatedNodes | NodeAgent, clients: Mapping[str, Client], old: Topology
+) -> None:
+    """Run the pods of those tenant partitions, and of no others."""
+    for name, client in clients.items():
+        nodes.add_tenant_partition(name, client)
+    for name in old.names("tenant"):
+        if name not in clients:
+            nodes.remove_tenant_partition(name)
 
 
 # Beside simulated nodes the real one is for pods that ask for it (nodeSelector): whatever pretends
@@ -92,6 +112,9 @@ class NodeHost(Part):
             host_ip=machine.address(), taints=[REAL_TAINT] if spec.get("beside_simulated") else (),
         )  # fmt: skip
         await self.agent.start()
+
+    async def regroup(self, old: Topology, acks: Mapping[str, int]) -> None:
+        _follow_tenants(self.agent, self.tenant_clients(), old)
 
     async def _keep(self, daemon: Daemon) -> None:
         """Start it again when it ended. Its containers do not notice; the node does, for 1 s."""

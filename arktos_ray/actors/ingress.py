@@ -24,6 +24,7 @@ from arktos_ray.ingress import server, status
 from arktos_ray.ingress.authn import Authenticator
 from arktos_ray.ingress.dispatch import Dispatcher
 from arktos_ray.ingress.limits import Limits
+from arktos_ray.tenancy.topology import Topology
 
 _AGENT = "node-agent"
 # A partition that is down must not keep the door shut for the tenants of the others.
@@ -35,8 +36,6 @@ class Upstream:
 
     def __init__(self, part: Part, directory: Directory) -> None:
         self._part, self._directory = part, directory
-        partitions = part.spec["partitions"]
-        self._tenant, self._resource = list(partitions["tenant"]), list(partitions["resource"])
 
     def owner_of(self, tenant: str) -> str:
         return self._directory.owner_of(tenant)
@@ -44,11 +43,17 @@ class Upstream:
     def tenant_uid(self, tenant: str) -> str | None:
         return self._directory.uid_of(tenant)
 
+    def topology_version(self) -> int:
+        return self._directory.version
+
     def tenant_partitions(self) -> Sequence[str]:
-        return self._tenant
+        return self._part.topology.names("tenant")
 
     def resource_partitions(self) -> Sequence[str]:
-        return self._resource
+        return self._part.topology.names("resource")
+
+    def taking_nodes(self) -> Sequence[str]:
+        return [row.name for row in self._part.topology.taking("resource")]
 
     def peer(self, partition: str) -> Peer:
         return self._part.peer(partition)
@@ -71,7 +76,7 @@ class Upstream:
             yield data
 
     async def _is_simulated(self, name: str) -> bool:
-        for partition in self._resource:
+        for partition in self.resource_partitions():
             with contextlib.suppress(NotFound):
                 node = await self._part.client(partition).get("nodes", Key("", "", name))
                 return SIMULATED_LABEL in (node["metadata"].get("labels") or {})
@@ -87,13 +92,13 @@ class Ingress(Part):
         super().__init__(spec, surroundings)
         self._ingress: server.Ingress
         self._dispatcher: Dispatcher
+        self._directory: Directory
 
     async def open(self) -> None:
         spec = self.spec
-        clients = self.tenant_clients()
-        directory = Directory(clients, spec.get("assignment", "letters"), self.clock)
-        for name in clients:
-            self.tasks.start(directory.follow(name), f"directory {name}")
+        directory = self._directory = Directory(
+            self.topology, self.client, spec.get("assignment", "letters"), self.clock, self.tasks
+        )
         upstream = Upstream(self, directory)
         # A dispatcher of its own for what comes from the inside.
         self._dispatcher = Dispatcher(upstream, self.clock, Tasks(), Limits())
@@ -104,7 +109,7 @@ class Ingress(Part):
             self.ids,
             discovery,
             openapi,
-            status_of_cluster=self._status,
+            operate=self._operate,
             insecure=spec.get("insecure", False),
         )
         tls = None
@@ -119,9 +124,16 @@ class Ingress(Part):
             spec["bind"], spec["port"], tls, reuse_port=spec.get("reuse_port", False)
         )
 
-    async def _status(self) -> Mapping[str, Any]:
-        answer: Mapping[str, Any] = await self.peer(self.spec["supervisor"]).request("status", None)
-        return answer
+    async def _operate(self, method: str, payload: Any) -> Any:
+        return await self.peer(self.spec["supervisor"]).request(method, payload)
+
+    async def regroup(self, old: Topology, acks: Mapping[str, int]) -> None:
+        self._directory.regroup(self.topology, acks)
+        members = ("tenant", "resource")
+        if any(old.names(kind) != self.topology.names(kind) for kind in members):  # type: ignore[arg-type]
+            # A watch over several partitions goes on from its revision, with the new ones.
+            self._dispatcher.regroup()
+            self._ingress.regroup()
 
     async def shut(self) -> None:
         await self._ingress.close()

@@ -129,6 +129,7 @@ class NodeAgent:
             tp: {} for tp in self._tps
         }
         self._owing = {tp: asyncio.Event() for tp in self._tps}
+        self._work: dict[str, Tasks] = {}  # of each tenant partition
         self._node_uid = ""
         self._status_written: dict[str, Any] = {}
         self._status_written_at = float("-inf")
@@ -142,21 +143,36 @@ class NodeAgent:
         self._agent.start()
         self._tasks.start(self._keep_node(), f"{self.node_name} lease")
         self._tasks.start(self._look_up_again(), f"{self.node_name} lookups")
-        informers = []
-        for tp, client in self._tps.items():
-            informer = Informer(
-                client,
-                "pods",
-                self._clock,
-                self._tasks,
-                fieldSelector=f"spec.nodeName={self.node_name}",
-            )
-            informer.on_change(lambda old, new, tp=tp: self._on_pod(tp, old, new))  # type: ignore[misc]
-            informer.start()
-            informers.append(informer)
-            self._tasks.start(self._write(tp, client), f"{self.node_name} {tp} statuses")
-            self._tasks.start(self._events[tp].run(), f"{self.node_name} {tp} events")
+        informers = [self._begin(tp, client) for tp, client in self._tps.items()]
         self._tasks.start(self._wait_for(informers), f"{self.node_name} sync")
+
+    def _begin(self, tp: str, client: Client) -> Informer:
+        """Run the pods of that tenant partition."""
+        tasks = self._work[tp] = self._tasks.child()
+        selector = f"spec.nodeName={self.node_name}"
+        informer = Informer(client, "pods", self._clock, tasks, fieldSelector=selector)
+        informer.on_change(lambda old, new: self._on_pod(tp, old, new))
+        informer.start()
+        tasks.start(self._write(tp, client), f"{self.node_name} {tp} statuses")
+        tasks.start(self._events[tp].run(), f"{self.node_name} {tp} events")
+        return informer
+
+    def add_tenant_partition(self, name: str, client: Client) -> None:
+        """Also while running. Nothing of it is here yet: nobody could have sent it here."""
+        if name not in self._tps:
+            self._tps[name] = client
+            self._events[name] = PodEvents(client, self._clock, self.node_name)
+            self._owed[name], self._owing[name] = {}, asyncio.Event()
+            self._begin(name, client)
+
+    def remove_tenant_partition(self, name: str) -> None:
+        """It is no more, and neither are its pods."""
+        if self._tps.pop(name, None) is None:
+            return
+        self._work.pop(name).kill()
+        for tp, pod in [home for home in self._homes.values() if home[0] == name]:
+            self._on_pod(tp, pod, None)
+        del self._events[name], self._owed[name], self._owing[name]
 
     async def close(self, *, end_workloads: bool = False) -> None:
         """The agent ends. Its workloads do not, unless asked to: then as at a shutdown."""

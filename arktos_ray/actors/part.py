@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from arktos_ray.base.ids import Ids
 from arktos_ray.base.tasks import Tasks
 from arktos_ray.client.port import Client
 from arktos_ray.store.port import Log
+from arktos_ray.tenancy import topology as topologies
+from arktos_ray.tenancy.topology import Topology
 
 log = logging.getLogger(__name__)
 
@@ -39,13 +41,15 @@ class Surroundings:
     open_log: Callable[[Spec], Log]
     crash: Callable[[BaseException], None]  # ends this part; its supervisor starts another
     listens: bool = True  # on a socket; the simulator hands out connections itself
+    # The topology as it is kept, for who starts; None: the spec has the only one there is.
+    topology: Callable[[Spec], Topology | None] = lambda spec: None
 
 
 class Part:
-    """Spec: name, run_dir, data_dir, partitions {tenant: [...], resource: [...]}, and more.
+    """Spec: name, run_dir, data_dir, topology (packed; of when it was made), and more.
 
-    Subclasses write `open` (start work; others can already reach us), `shut`, and override the
-    Peer methods that they serve.
+    Subclasses write `open` (start work; others can already reach us), `shut`, `regroup` (the
+    topology changed), and override the Peer methods that they serve.
     """
 
     role = "part"
@@ -56,6 +60,11 @@ class Part:
         self.clock, self.ids = surroundings.clock, surroundings.ids
         self._surroundings = surroundings
         self.tasks = Tasks(on_crash=surroundings.crash)
+        # A part that Ray started again has an old spec: it must not begin with old partitions.
+        kept = surroundings.topology(spec)
+        self.topology = kept if kept is not None else topologies.unpack(spec["topology"])
+        self.told = 0  # the version that the supervisor told us last
+        self._regrouping = asyncio.Lock()
         self._peers: dict[str, StreamPeer] = {}
         self._server: StreamServer | None = None
         self._address: str | None = None
@@ -65,13 +74,14 @@ class Part:
     # Life
 
     async def start(self) -> None:
-        await self.prepare()
-        self.prepared = True
-        if self._surroundings.listens:
-            path = socket_path(Path(self.spec["run_dir"]), self.name, os.getpid())
-            self._server = StreamServer(self, path, self.tasks)
-            self._address = await self._server.start()
-        await self.open()
+        async with self._regrouping:
+            await self.prepare()
+            self.prepared = True
+            if self._surroundings.listens:
+                path = socket_path(Path(self.spec["run_dir"]), self.name, os.getpid())
+                self._server = StreamServer(self, path, self.tasks)
+                self._address = await self._server.start()
+            await self.open()
         self._ready.set()
 
     async def prepare(self) -> None:
@@ -105,6 +115,23 @@ class Part:
     async def stats(self) -> dict[str, Any]:
         return {}
 
+    # The topology
+
+    async def regroup(self, old: Topology, acks: Mapping[str, int]) -> None:
+        """Work with the partitions of self.topology from here on; `old` may be the same.
+
+        acks: at which of its revisions each tenant partition had learnt of it. Everybody is told
+        once after the start, and then whenever it changes.
+        """
+
+    async def _follow(self, packed: Mapping[str, Any], acks: Mapping[str, int]) -> None:
+        topology = topologies.unpack(packed)
+        async with self._regrouping:  # After `open`, which works with the one before.
+            if topology.version >= self.topology.version:
+                old, self.topology = self.topology, topology
+                await self.regroup(old, acks)
+                self.told = topology.version
+
     # Others
 
     def peer(self, name: str) -> StreamPeer:
@@ -119,10 +146,10 @@ class Part:
         return Client(self.peer(name), user)
 
     def tenant_clients(self) -> dict[str, Client]:
-        return {name: self.client(name) for name in self.spec["partitions"]["tenant"]}
+        return {name: self.client(name) for name in self.topology.names("tenant")}
 
     def resource_clients(self) -> dict[str, Client]:
-        return {name: self.client(name) for name in self.spec["partitions"]["resource"]}
+        return {name: self.client(name) for name in self.topology.names("resource")}
 
     # The Peer that we offer
 
@@ -137,7 +164,14 @@ class Part:
             return await self.stats()
         if method == "ping":
             return True
+        if method == "follow":
+            await self._follow(payload["topology"], payload["acks"])
+            return self.acknowledged()
         raise NotFound(f"{self.name} has no method {method}")
+
+    def acknowledged(self) -> int:
+        """What `follow` is answered with: where a partition was when it knew."""
+        return 0
 
     def subscribe(self, method: str, payload: Any) -> AsyncIterator[Any]:
         return _refused(NotFound(f"{self.name} has no stream {method}"))

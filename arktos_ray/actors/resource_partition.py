@@ -7,12 +7,13 @@ the first reservation is accepted (design.md D8).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from arktos_ray.actors.tenant_partition import TenantPartition
 from arktos_ray.api.names import NODE_LEASE_NAMESPACE
 from arktos_ray.controllers.scheduling.reservations import Reservations
+from arktos_ray.tenancy.topology import Topology
 
 
 class ResourcePartition(TenantPartition):
@@ -25,6 +26,15 @@ class ResourcePartition(TenantPartition):
         own = self.client(self.name)
         self.reservations = Reservations(own, self.tenant_clients(), self.clock, self.tasks)
         self.reservations.start()
+
+    async def regroup(self, old: Topology, acks: Mapping[str, int]) -> None:
+        await super().regroup(old, acks)
+        clients = self.tenant_clients()
+        for name, client in clients.items():
+            self.reservations.add_tenant_partition(name, client)
+        for name in old.names("tenant"):
+            if name not in clients:
+                self.reservations.remove_tenant_partition(name)
 
     async def request(self, method: str, payload: Any) -> Any:
         if method in ("reserve", "held", "release"):

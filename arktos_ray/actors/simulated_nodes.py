@@ -198,7 +198,7 @@ class _Pod:
 class _Tenants:
     """One tenant partition: its pods on our nodes, and what we owe it."""
 
-    __slots__ = ("client", "listed", "name", "owed", "pods", "wake")
+    __slots__ = ("client", "listed", "name", "owed", "pods", "wake", "work")
 
     def __init__(self, name: str, client: Client) -> None:
         self.name = name
@@ -208,6 +208,7 @@ class _Tenants:
         self.owed: dict[_Pod, None] = {}
         self.wake = asyncio.Event()
         self.listed = False
+        self.work: list[asyncio.Task[Any]] = []
 
 
 class _Backoff:
@@ -279,8 +280,29 @@ class SimulatedNodes:
             self._tasks.start(self._register_all(client, nodes), f"{self.name} {rp} nodes")
             self._tasks.start(self._keep_fresh(client, nodes), f"{self.name} {rp} leases")
         for tp in self._tps:
-            self._tasks.start(self._follow(tp), f"{self.name} {tp.name} pods")
-            self._tasks.start(self._write(tp), f"{self.name} {tp.name} statuses")
+            self._begin(tp)
+
+    def _begin(self, tp: _Tenants) -> None:
+        tp.work = [
+            self._tasks.start(self._follow(tp), f"{self.name} {tp.name} pods"),
+            self._tasks.start(self._write(tp), f"{self.name} {tp.name} statuses"),
+        ]
+
+    def add_tenant_partition(self, name: str, client: Client) -> None:
+        """Also while running: its pods may be bound to our nodes from now on."""
+        if all(tp.name != name for tp in self._tps):
+            tp = _Tenants(name, client)
+            self._tps.append(tp)
+            self._begin(tp)
+
+    def remove_tenant_partition(self, name: str) -> None:
+        """It is no more, and neither are its pods."""
+        for tp in [tp for tp in self._tps if tp.name == name]:
+            self._tps.remove(tp)
+            for task in tp.work:
+                task.cancel()
+            for pod in list(tp.pods.values()):
+                self._forget(tp, pod)
 
     async def close(self) -> None:
         await self._tasks.close()
@@ -292,11 +314,13 @@ class SimulatedNodes:
     # What other parts may ask (a Peer).
 
     async def request(self, method: str, payload: Any) -> Any:
-        """fail and recover take a list of node names; stats takes nothing."""
+        """fail and recover take a list of node names; stats and retire take nothing."""
         if method == "fail":
             return self.fail(payload)
         if method == "recover":
             return await self.recover(payload)
+        if method == "retire":
+            return await self.retire()
         if method == "stats":
             return self.stats()
         raise errors.NotFound(f"simulated nodes have no method {method!r}")
@@ -335,6 +359,17 @@ class SimulatedNodes:
                     if pod.state in _REPORTED:  # A node controller may have changed it.
                         self._owe(tp, pod)
         return len(back)
+
+    async def retire(self) -> int:
+        """All of our nodes leave the cluster, for good. Their pods are for others to clear up.
+        Safe to call twice. Raises Unavailable when a partition does not answer."""
+        self.fail(list(self._nodes))  # Silent from here on: nothing registers them again.
+        gone = 0
+        for rp, client in self._rps.items():
+            for batch in _batches(self._homes[rp], LIMITS.nodes_per_batch_max):
+                calls = [client.deleting("nodes", Key("", "", node.name)) for node in batch]
+                gone += sum(reply.ok for reply in await client.write(calls))
+        return gone
 
     def _set_failed(self, name: str, failed: bool) -> bool:
         node = self._nodes.get(name)

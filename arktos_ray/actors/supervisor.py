@@ -1,8 +1,10 @@
 """Supervisor: starts the other actors, asks each how it is, kills those that hang, and tells all.
 
-Level-triggered: every round looks at what is and closes the gap to the cast it was given, so its
-own restart needs nothing but that cast. Ray restarts a process that ended; a process that stopped
-or hangs is never noticed by Ray, so it is killed here.
+Level-triggered: every round looks at what is and closes the gap to the cast of the topology, so
+its own restart needs nothing but the topology that is kept. Ray restarts a process that ended; a
+process that stopped or hangs is never noticed by Ray, so it is killed here.
+
+It alone changes the topology: keeps the new one, then tells everybody (docs/flows/topology.md).
 """
 
 from __future__ import annotations
@@ -10,21 +12,33 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from arktos_ray.actors.cast import SUPERVISOR, Actor
 from arktos_ray.actors.part import Part, Spec, Surroundings
-from arktos_ray.api.errors import Failure, NotFound, Unavailable
+from arktos_ray.actors.topology import TopologyStore
+from arktos_ray.api.errors import BadRequest, Conflict, Failure, NotFound, Unavailable
 from arktos_ray.base import processes
+from arktos_ray.tenancy.topology import DRAINING, PartitionRow, Topology
 
 log = logging.getLogger(__name__)
 
 # Counters in `stats` that are told as rates as well.
 _RATES = ("calls", "commits", "rows", "requests", "writes", "placed", "bound", "events")
 _RATE_WINDOW_S = 5.0
+
+
+# What an operator may ask for, and who does it.
+_OPERATIONS = {
+    "partition-add": "_partition_add",
+    "partition-drain": "_partition_drain",
+    "partition-remove": "_partition_remove",
+    "simulate-add": "_fleet_add",
+    "simulate-remove": "_fleet_remove",
+}
 
 
 class Restarting(Unavailable):
@@ -54,6 +68,7 @@ class Watched:
     actor: Actor
     state: str = "absent"  # absent | starting | running | restarting | silent
     pid: int = 0
+    told: int = 0  # the version of the topology that it works by
     since: float = 0.0  # monotonic: when this process was first seen
     restarts: int = 0
     failures: int = 0
@@ -68,6 +83,7 @@ class Watched:
                 self.restarts += 1
             self.pid, self.since, self._counted, self.rates = report["pid"], now, None, {}
         self.state = "running" if report["ready"] else "starting"
+        self.told = report.get("told", 0)
         self.failures = 0
         self.failure = report.get("failure", "")
         if report.get("stats"):
@@ -108,16 +124,25 @@ def hangs(watched: Watched, now: float, failures_max: int, start_deadline_s: flo
 
 
 class Supervisor(Part):
-    """Spec adds: cast (packed Actors), cluster (told in `status`), health {...}."""
+    """Spec adds: cluster (told in `status`), health {...}.
+
+    cast: which actors a topology needs. store: where the topology is kept; what it has counts.
+    """
 
     role = "supervisor"
 
-    def __init__(self, spec: Spec, surroundings: Surroundings, fleet: Fleet) -> None:
+    def __init__(
+        self, spec: Spec, surroundings: Surroundings, fleet: Fleet, store: TopologyStore,
+        cast: Callable[[Topology], list[Actor]],
+    ) -> None:  # fmt: skip
         super().__init__(spec, surroundings)
-        self._fleet = fleet
-        self._watched = {packed[0]: Watched(Actor(*packed)) for packed in spec["cast"]}
+        self._fleet, self._store, self._cast = fleet, store, cast
+        self._watched = {actor.name: Watched(actor) for actor in cast(self.topology)}
         self._health: dict[str, float] = spec["health"]
         self._draining = False
+        self._changing = asyncio.Lock()
+        # tenant partition -> the version that it knows, and at which of its revisions.
+        self._acks: dict[str, tuple[int, int]] = {}
 
     async def open(self) -> None:
         self.tasks.start(self._rounds(), "rounds")
@@ -135,9 +160,10 @@ class Supervisor(Part):
             if watched.pid and report["pid"] != watched.pid:
                 log.warning("%s: process %d took over", name, report["pid"])
             watched.reported(report, self.clock.monotonic())
+            await self._tell(watched)
         except NotFound:
             watched.state = "absent"
-            await self._attempt(f"start {name}", lambda: self._fleet.start(watched.actor))
+            await self._start(watched)
         except Restarting as failure:
             watched.restarting(failure.message)
         except Failure as failure:
@@ -151,19 +177,161 @@ class Supervisor(Part):
             log.error("%s: %s; its process was killed", name, why)
             watched.restarting(why)
 
-    async def _attempt(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
-        if self._draining:
-            return
+    async def _start(self, watched: Watched) -> None:
+        if self._draining or self._watched.get(watched.actor.name) is not watched:
+            return  # It is not wanted any more.
         try:
-            await work()
+            await self._fleet.start(watched.actor)
         except Failure as failure:
-            log.warning("%s: %s", what, failure)
+            log.warning("start %s: %s", watched.actor.name, failure)
+
+    # The topology
+
+    async def _tell(self, watched: Watched) -> None:
+        """The topology, when it does not work by it yet. Tenant partitions first: an ingress may
+        go over only when all of them refuse what was decided by an older one."""
+        name, version = watched.actor.name, self.topology.version
+        if watched.state != "running" or self._draining:
+            return
+        partition = watched.actor.role == "tenant partition"
+        knows = watched.told >= version and (not partition or self._ack(name) >= version)
+        if knows or (watched.actor.role == "ingress" and not self._acknowledged):
+            return
+        acks = {each: revision for each, (_, revision) in self._acks.items()}
+        payload = {"topology": self.topology.pack(), "acks": acks}
+        try:
+            async with asyncio.timeout(self._health["deadline_s"]):
+                revision = await self.peer(name).request("follow", payload)
+        except (Failure, TimeoutError) as failure:
+            log.info("%s does not know topology %d yet: %s", name, version, failure)
+            return
+        watched.told = version
+        if partition:
+            self._acks[name] = (version, revision)
+
+    def _ack(self, name: str) -> int:
+        return self._acks.get(name, (0, 0))[0]
+
+    @property
+    def _acknowledged(self) -> bool:
+        names = self.topology.names("tenant")
+        return all(self._ack(name) >= self.topology.version for name in names)
+
+    def _late(self) -> list[list[str]]:
+        """[name, state] of everybody who does not work by the topology that counts yet."""
+        version = self.topology.version
+        return [
+            [name, w.state]
+            for name, w in self._watched.items()
+            if w.state != "running" or w.told < version
+        ]
+
+    async def _change(self, topology: Topology) -> None:
+        """Keep it, start who is new, tell everybody that answers now; the rounds do the rest."""
+        await asyncio.to_thread(self._store.save, topology)
+        log.info(
+            "topology %d: %s", topology.version, ", ".join(r.name for r in topology.partitions)
+        )
+        self.topology = topology
+        wanted = {actor.name: actor for actor in self._cast(topology)}
+        for name in [name for name in self._watched if name not in wanted]:
+            del self._watched[name]
+            self._acks.pop(name, None)
+        for name, actor in wanted.items():
+            if name not in self._watched:
+                self._watched[name] = Watched(actor)
+        everyone = list(self._watched.values())
+        await asyncio.gather(
+            *(self._tell(w) for w in everyone if w.actor.role == "tenant partition")
+        )
+        await asyncio.gather(*(self._tell(w) for w in everyone))
+
+    async def operate(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """What an operator wants changed: {operation, ...}. Raises a Failure that says why not."""
+        operation = asked.get("operation") if isinstance(asked, dict) else None
+        if operation == "topology":
+            return {**self.topology.pack(), "late": self._late()}
+        if operation not in _OPERATIONS:
+            known = ", ".join(("topology", *_OPERATIONS))
+            raise BadRequest(f"expected {{operation: ...}}, with one of: {known}")
+        async with self._changing:
+            changed = await getattr(self, _OPERATIONS[operation])(asked)
+        return {"version": self.topology.version, **changed}
+
+    async def _partition_add(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        kind = asked.get("kind")
+        if kind not in ("tenant", "resource"):
+            raise BadRequest("kind is tenant or resource")
+        topology = self.topology.added(
+            kind, str(asked.get("storage") or "0"), str(asked.get("zone") or "")
+        )
+        await self._change(topology)
+        return {"name": topology.partitions[-1].name}
+
+    async def _partition_drain(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        name = str(asked.get("name"))
+        await self._change(self.topology.drained(name, back=bool(asked.get("back"))))
+        return {"name": name}
+
+    async def _partition_remove(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        name = str(asked.get("name"))
+        topology, row = self.topology.removed(name), self.topology.row(name)
+        watched = self._watched[name]
+        if watched.told < self.topology.version:
+            raise Unavailable(f"{name} has not been told yet that it is drained; try again")
+        stats = await self.peer(name).request("stats", None)
+        left = "tenants" if row.kind == "tenant" else "nodes"
+        count = (stats.get("objects") or {}).get(left, 0)
+        if count:
+            hint = (
+                "move or delete them first: arktos tenant list, arktos tenant move"
+                if row.kind == "tenant"
+                else "stop their agents and delete them first: kubectl delete node"
+            )
+            raise Conflict(f"{name} still has {count} {left}; {hint}")
+        # It takes nothing new, so it is empty for good.
+        await self._stop_for_good([f"scheduler-{name}", name])
+        await self._change(topology)
+        return {"name": name}
+
+    async def _fleet_add(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        nodes, among = asked.get("nodes"), asked.get("partitions") or ()
+        if not isinstance(nodes, int) or not isinstance(among, (list, tuple)):
+            raise BadRequest("nodes is a number, partitions a list of names")
+        mode = asked.get("mode") or "kubemark"
+        if mode not in ("kubemark", "instant"):
+            raise BadRequest("mode is kubemark or instant")
+        topology = self.topology.with_fleet(nodes, mode, [str(name) for name in among])
+        await self._change(topology)
+        return {"name": topology.fleets[-1].name}
+
+    async def _fleet_remove(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        name = str(asked.get("name"))
+        topology = self.topology.without_fleet(name)
+        # Its nodes go first; whoever takes their place finds no leases to trust.
+        removed = await self.peer(name).request("retire", None)
+        await self._stop_for_good([name])
+        await self._change(topology)
+        return {"name": name, "nodes": removed}
+
+    async def _stop_for_good(self, names: Sequence[str]) -> None:
+        for name in names:
+            if self._watched.pop(name, None) is None:
+                continue
+            try:
+                await self._fleet.stop(name, self._health["stop_deadline_s"])
+            except Failure as failure:
+                log.warning("%s did not stop in order: %s", name, failure)
 
     # What others may ask
 
     async def request(self, method: str, payload: Any) -> Any:
         if method == "status":
             return await self.status()
+        if method == "operate":
+            return await self.operate(payload)
+        if method == "topology":
+            return self.topology.pack()
         if method == "readiness":
             return self.readiness()
         if method == "drain":
@@ -199,12 +367,17 @@ class Supervisor(Part):
         parts = [self._part(w) for w in self._watched.values()]
         parts.append(
             {"name": SUPERVISOR, "role": self.role, "pid": os.getpid(), "state": "running",
-             "epoch": 1, "restarts": 0, "stats": {}, "rates": {}, "failure": ""}
+             "epoch": 1, "restarts": 0, "stats": {}, "rates": {}, "failure": "",
+             "told": self.topology.version}
         )  # fmt: skip
         listed = await asyncio.to_thread(listed_processes, Path(self.spec["home"]), parts)
-        partitions = [p for p in map(_partition, parts) if p is not None]
+        rows = {row.name: row for row in self.topology.partitions}
+        partitions = [
+            _partition(part, rows[part["name"]]) for part in parts if part["name"] in rows
+        ]
         return {
             "cluster": self.spec["cluster"],
+            "topology": self.topology.pack(),
             "parts": parts,
             "partitions": partitions,
             "processes": listed,
@@ -230,17 +403,17 @@ class Supervisor(Part):
             "stats": watched.stats,
             "rates": watched.rates,
             "failure": watched.failure,
+            "told": watched.told,
         }
 
 
-def _partition(part: dict[str, Any]) -> dict[str, Any] | None:
-    if not part["role"].endswith("partition"):
-        return None
+def _partition(part: dict[str, Any], row: PartitionRow) -> dict[str, Any]:
     counts = part["stats"].get("objects") or {}
     return {
         "name": part["name"],
-        "kind": part["role"].split()[0],
+        "kind": row.kind,
         "state": part["state"],
+        "takes": "" if row.state == DRAINING else "tenants" if row.kind == "tenant" else "nodes",
         "epoch": part["epoch"],
         "tenants": counts.get("tenants", 0),
         "nodes": counts.get("nodes", 0),

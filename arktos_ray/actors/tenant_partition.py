@@ -6,7 +6,7 @@ Restarts from its log, and from nothing else.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -21,6 +21,7 @@ from arktos_ray.apiserver.server import Server
 from arktos_ray.apiserver.service_ips import ServiceIPs
 from arktos_ray.store.port import Log
 from arktos_ray.store.store import Store
+from arktos_ray.tenancy.topology import DRAINING, Topology
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class TenantPartition(Part):
                 ips.mark(address, record.path)
         partition = Partition(self.name, self.store, self.clock, self.ids, ips)
         self.server = Server(partition)
+        self._learn()
         self.store.start()
         log.info("%s: epoch %d, %d rows recovered", self.name, self._log.epoch, rows)
         await self._seed()
@@ -62,7 +64,7 @@ class TenantPartition(Part):
     async def _seed(self) -> None:
         """What exists in every partition from the beginning (spec/multitenancy.md 5)."""
         calls = []
-        if self.name == self.spec["partitions"]["tenant"][0]:
+        if self.name == self.topology.system:
             tenant = {"metadata": {"name": SYSTEM_TENANT}, "spec": {"storageClusterId": "0"}}
             calls.append(_create("tenants", "", "", tenant))
         calls += [
@@ -72,6 +74,18 @@ class TenantPartition(Part):
         for reply in await self.server.call(calls):
             if not reply.ok and reply.code != 409:
                 raise decode(reply.body)
+
+    async def regroup(self, old: Topology, acks: Mapping[str, int]) -> None:
+        self._learn()
+
+    def _learn(self) -> None:
+        partition, rows = self.server.partition, self.topology.partitions
+        partition.topology_version = self.topology.version
+        partition.draining = any(r.name == self.name and r.state == DRAINING for r in rows)
+
+    def acknowledged(self) -> int:
+        """No tenant is made here by an older topology above this revision."""
+        return self.store.last
 
     async def shut(self) -> None:
         self.store.close()

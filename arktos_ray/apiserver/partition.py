@@ -32,6 +32,9 @@ class Partition:
     clock: Clock
     ids: Ids
     service_ips: ServiceIPs
+    # Of the topology that this partition knows: tenants are made by no older one.
+    topology_version: int = 0
+    draining: bool = False  # then it takes no new tenants, or nodes
     _decoded: dict[tuple[str, str], tuple[Record, Object]] = field(default_factory=dict)
     _second: int = -1
     _now: str = ""

@@ -21,6 +21,7 @@ class Tasks:
     def __init__(self, on_crash: Callable[[BaseException], None] | None = None) -> None:
         self._running: dict[asyncio.Task[Any], None] = {}  # ordered: a replay is exact
         self._on_crash = on_crash
+        self._children: dict[Tasks, None] = {}
 
     def start(self, what: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         # An empty context: a task that a request happens to start is not cancelled with it.
@@ -28,6 +29,12 @@ class Tasks:
         self._running[task] = None
         task.add_done_callback(self._ended)
         return task
+
+    def child(self) -> Tasks:
+        """Tasks that can be closed apart, and end with these at the latest."""
+        child = Tasks(self._on_crash)
+        self._children[child] = None
+        return child
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.pop(task, None)
@@ -42,10 +49,15 @@ class Tasks:
     def kill(self) -> None:
         """Cancel without waiting, and take no further notice: their process is gone."""
         self._on_crash = None
+        for child in self._children:
+            child.kill()
         for task in list(self._running):
             task.cancel()
 
     async def close(self) -> None:
+        children, self._children = self._children, {}
+        for child in children:
+            await child.close()
         running = list(self._running)
         for task in running:
             task.cancel()

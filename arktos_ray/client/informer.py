@@ -215,6 +215,7 @@ class Informers:
         self._clock = clock
         self._tasks = tasks
         self._informers: dict[tuple[str, tuple[tuple[str, str], ...]], Informer] = {}
+        self._started = False
 
     def of(self, gvr: str, **selectors: str) -> Informer:
         key = (gvr, tuple(sorted(selectors.items())))
@@ -222,9 +223,12 @@ class Informers:
         if informer is None:
             informer = Informer(self._client, gvr, self._clock, self._tasks, **selectors)
             self._informers[key] = informer
+            if self._started:
+                informer.start()
         return informer
 
     def start(self) -> None:
+        self._started = True
         for informer in self._informers.values():
             informer.start()
         if hasattr(self._client.caller, "request"):

@@ -214,7 +214,8 @@ class Parts:
 
     client: Client
     informers: Informers
-    neighbours: tuple[Neighbour, ...]
+    # Those that there are now: partitions come and go while controllers run.
+    neighbours: Sequence[Neighbour]
     clock: Clock
     ids: Ids
     tasks: Tasks

@@ -49,47 +49,68 @@ CONTROLLERS: tuple[Row, ...] = (
 )
 
 
-def start_all(
-    tenants: Mapping[str, Client],
-    resources: Mapping[str, Client],
-    clock: Clock,
-    ids: Ids,
-    tasks: Tasks,
-    low: int = 0,
-    high: int = Range().high,
-    *,
-    skip: Collection[str] = (),
-) -> dict[str, Controller]:
-    """Starts the controllers of the range (low, high]; `partition/name` -> controller.
+class Controllers:
+    """The controllers of the range (low, high], over partitions that come and go.
 
     They run as tasks of `tasks`, and end with them. skip: names that are not wanted here.
     """
-    range_ = Range(low, high)
-    homes = {
-        Home.TENANT_PARTITION: {
-            name: Neighbour(client, Informers(client, clock, tasks))
-            for name, client in tenants.items()
-        },
-        Home.RESOURCE_PARTITION: {
-            name: Neighbour(client, Informers(client, clock, tasks))
-            for name, client in resources.items()
-        },
-    }
-    running: dict[str, Controller] = {}
-    for home, others in (
-        (Home.TENANT_PARTITION, Home.RESOURCE_PARTITION),
-        (Home.RESOURCE_PARTITION, Home.TENANT_PARTITION),
-    ):
-        for partition, own in homes[home].items():
-            parts = Parts(
-                own.client, own.informers, tuple(homes[others].values()), clock, ids, tasks, range_
-            )
+
+    def __init__(
+        self, clock: Clock, ids: Ids, tasks: Tasks, low: int = 0, high: int = Range().high, *,
+        skip: Collection[str] = (),
+    ) -> None:  # fmt: skip
+        self._clock, self._ids, self._tasks = clock, ids, tasks
+        self._range, self._skip = Range(low, high), skip
+        self._tasks_of: dict[str, Tasks] = {}
+        self._known: dict[Home, dict[str, Neighbour]] = {home: {} for home in _OTHER}
+        # What the controllers of a kind of partition see of the other kind, always up to date.
+        self._seen: dict[Home, list[Neighbour]] = {home: [] for home in _OTHER}
+        self.running: dict[str, Controller] = {}  # by `partition/name`
+
+    def update(self, tenants: Mapping[str, Client], resources: Mapping[str, Client]) -> None:
+        """Start those of partitions that came, end those of partitions that went."""
+        wanted = {Home.TENANT_PARTITION: tenants, Home.RESOURCE_PARTITION: resources}
+        came = []
+        for home, clients in wanted.items():
+            known = self._known[home]
+            for name in [name for name in known if name not in clients]:
+                self._seen[home].remove(known.pop(name))
+                self._end(name)
+            for name, client in clients.items():
+                if name not in known:
+                    tasks = self._tasks_of[name] = self._tasks.child()
+                    known[name] = Neighbour(client, Informers(client, self._clock, tasks))
+                    self._seen[home].append(known[name])
+                    came.append((home, name))
+        for home, name in came:
+            self._make(home, name)
+        # Views are named while controllers are made, also views of the other kind of partition.
+        for home, name in came:
+            self._known[home][name].informers.start()
+        for _, name in came:
             for row in CONTROLLERS:
-                if row.home is home and row.name not in skip and (row.sharded or low == 0):
-                    running[f"{partition}/{row.name}"] = row.make(parts)
-    for partitions in homes.values():
-        for each in partitions.values():
-            each.informers.start()
-    for controller in running.values():
-        controller.start()
-    return running
+                controller = self.running.get(f"{name}/{row.name}")
+                if controller is not None:
+                    controller.start()
+
+    def _make(self, home: Home, name: str) -> None:
+        own = self._known[home][name]
+        parts = Parts(
+            own.client, own.informers, self._seen[_OTHER[home]], self._clock, self._ids,
+            self._tasks_of[name], self._range,
+        )  # fmt: skip
+        for row in CONTROLLERS:
+            wanted = row.name not in self._skip and (row.sharded or self._range.low == 0)
+            if row.home is home and wanted:
+                self.running[f"{name}/{row.name}"] = row.make(parts)
+
+    def _end(self, name: str) -> None:
+        self._tasks_of.pop(name).kill()
+        for row in CONTROLLERS:
+            self.running.pop(f"{name}/{row.name}", None)
+
+
+_OTHER = {
+    Home.TENANT_PARTITION: Home.RESOURCE_PARTITION,
+    Home.RESOURCE_PARTITION: Home.TENANT_PARTITION,
+}

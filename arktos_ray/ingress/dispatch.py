@@ -19,7 +19,7 @@ from arktos_ray.base.bounded import Bounded, Closed
 from arktos_ray.base.clock import Clock
 from arktos_ray.base.tasks import Tasks
 from arktos_ray.ingress import merge, status
-from arktos_ray.ingress.homes import Each, One, Search, home_of
+from arktos_ray.ingress.homes import Each, One, Search, home_of, spans
 from arktos_ray.ingress.limits import Limits
 from arktos_ray.ingress.port import Upstream
 
@@ -139,9 +139,19 @@ class Dispatcher:
         self._upstream, self._clock, self._tasks, self._limits = upstream, clock, tasks, limits
         self._lanes: dict[tuple[str, str], _Lane] = {}
         self._found: dict[tuple[str, str, str, str], str] = {}
+        self._merged_watches: set[_MergedWatch] = set()
+
+    def regroup(self) -> None:
+        """There are other partitions now. Watches over all of them end; whoever resumes at the
+        last revision that it was given gets exactly the rest, from the new ones too."""
+        for watching in list(self._merged_watches):
+            watching.end()
 
     async def call(self, call: Call) -> Reply:
         """Raises only what says that no partition could, or should, be asked."""
+        if call.gvr == "tenants" and call.verb in ("create", "patch"):
+            version = str(self._upstream.topology_version())
+            call = replace(call, options={**call.options, "topology": version})
         if call.verb == "list":
             list_options.check(call.options, watch=False)
         where = home_of(call, scheme.resource(call.gvr), self._upstream)
@@ -165,6 +175,8 @@ class Dispatcher:
         match home_of(call, resource, self._upstream):
             case Each(partitions):
                 return self._merged(call, resource, partitions), partitions
+            case One(partition) if spans(call, resource):
+                return self._merged(call, resource, (partition,)), (partition,)
             case One(partition) | Search(_, partition, _):
                 return self._upstream.peer(partition).watch(call), (partition,)
 
@@ -317,9 +329,13 @@ class Dispatcher:
             {name: self._upstream.peer(name) for name in members}, asked, start,
             self._clock, self._limits,
         )  # fmt: skip
-        async with closing(watching.events()) as merged:
-            async for events in merged:
-                yield events
+        self._merged_watches.add(watching)
+        try:
+            async with closing(watching.events()) as merged:
+                async for events in merged:
+                    yield events
+        finally:
+            self._merged_watches.discard(watching)
 
 
 class _MergedWatch:
@@ -357,6 +373,10 @@ class _MergedWatch:
                         raise errors.Expired("too many events wait for a partition that lags")
         finally:
             await self._tasks.close()
+
+    def end(self) -> None:
+        """In order: what was handed out is all up to some revision."""
+        self._arrived.close()
 
     async def _listen(self, name: str) -> None:
         failure: errors.Failure | None = errors.Internal(f"the watch of {name} ended by a bug")

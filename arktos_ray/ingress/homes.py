@@ -74,6 +74,17 @@ def home_of(call: Call, resource: Resource, upstream: Upstream) -> One | Each | 
     return _search(everywhere, own, call.name) if events else One(own)
 
 
+def spans(call: Call, resource: Resource) -> bool:
+    """Whether a collection is of all partitions of a kind, even while there is only one."""
+    if resource.home is Home.RESOURCE_PARTITION or resource.gvr == _TENANTS:
+        return True
+    return call.tenant == ALL_TENANTS or (
+        resource.home is not Home.TENANT_PARTITION
+        and call.tenant == SYSTEM_TENANT
+        and (call.namespace == NODE_LEASE_NAMESPACE or resource.plural == _EVENTS)
+    )
+
+
 def _among_hosts(call: Call, resource: Resource, upstream: Upstream) -> One | Each | Search:
     partitions = upstream.resource_partitions()
     if not partitions:
@@ -81,7 +92,7 @@ def _among_hosts(call: Call, resource: Resource, upstream: Upstream) -> One | Ea
     if call.verb in _COLLECTION:
         return _each(partitions)
     name = call.name or name_of(call, resource)
-    return _search(partitions, by_hash(name, partitions), name)
+    return _search(partitions, by_hash(name, upstream.taking_nodes() or partitions), name)
 
 
 def _each(partitions: Sequence[str]) -> One | Each:

@@ -18,11 +18,17 @@ class Upstream(Protocol):
     def tenant_uid(self, tenant: str) -> str | None:
         """The uid of the Tenant object, None when no such tenant is known. Tokens name it."""
 
+    def topology_version(self) -> int:
+        """Of the topology that new tenants are assigned by; a Tenant is made with it."""
+
     def tenant_partitions(self) -> Sequence[str]:
         """In order; the first is the home of the system tenant."""
 
     def resource_partitions(self) -> Sequence[str]:
-        """In order; new names are spread over them by hash."""
+        """In order."""
+
+    def taking_nodes(self) -> Sequence[str]:
+        """Those of them that take new nodes; names are spread over these by hash."""
 
     def peer(self, partition: str) -> Peer:
         """The way to that partition. Raises Unavailable when there is none just now."""

@@ -43,8 +43,10 @@ _DRAIN_BYTES_MIN = 64 * 1024
 _DRAIN_S = 120.0
 _LOOPBACK = ("127.", "::1", "::ffff:127.")
 _TEXT = "text/plain; charset=utf-8"
-StatusOfCluster = Callable[[], Awaitable[Mapping[str, Any]]]
+# (method, payload) -> what the supervisor answers.
+Operate = Callable[[str, Any], Awaitable[Any]]
 _TENANTS_PATH, _STATUS_PATH = "/arktos/v1/tenants/", "/arktos/v1/status"
+_OPERATIONS_PATH = "/arktos/v1/operations"
 
 
 class Answer:
@@ -198,13 +200,13 @@ class Ingress:
     def __init__(
         self, upstream: Upstream, authenticator: authn.Authenticator, clock: Clock, ids: Ids,
         discovery: Discovery, openapi: OpenApi, *, limits: Limits | None = None,
-        status_of_cluster: StatusOfCluster | None = None, insecure: bool = False,
+        operate: Operate | None = None, insecure: bool = False,
     ) -> None:  # fmt: skip
         """insecure: everybody is system:admin; only ever on purpose."""
         self._limits = limits or Limits()
         self._upstream, self._authenticator = upstream, authenticator
         self._clock, self._ids, self._insecure = clock, ids, insecure
-        self._status_of_cluster = status_of_cluster
+        self._operate = operate
         self._tasks = Tasks()
         self._dispatcher = Dispatcher(upstream, clock, self._tasks, self._limits)
         self._hub = streams.Hub(self._dispatcher, clock, self._tasks, self._limits)
@@ -240,6 +242,10 @@ class Ingress:
         self._listeners.append(listener)
         address = listener.sockets[0].getsockname()
         return address[0], address[1]
+
+    def regroup(self) -> None:
+        """The partitions are others: watches over all of them end, and resume with the new ones."""
+        self._dispatcher.regroup()
 
     async def close(self, grace_s: float = 5.0) -> None:
         """Takes nothing new, ends watches in order, lets calls finish for a while."""
@@ -541,7 +547,7 @@ class Ingress:
 
     async def _local(self, request: BaseRequest, local: routes.Local, user: User) -> Answer:
         path = local.path
-        if path == _STATUS_PATH or path.startswith(_TENANTS_PATH):
+        if path in (_STATUS_PATH, _OPERATIONS_PATH) or path.startswith(_TENANTS_PATH):
             return await self._own(request, path, user)
         if request.method not in ("GET", "HEAD"):
             raise routes.not_allowed()
@@ -585,12 +591,15 @@ class Ingress:
         if path == _STATUS_PATH:
             if request.method != "GET":
                 raise routes.not_allowed()
-            if self._status_of_cluster is None:
-                raise routes.not_found()
-            body = orjson.dumps(await self._status_of_cluster())
-            if http1.wants_pretty({}, request.headers.get("User-Agent", "")):
-                body = http1.pretty(body)
-            return self._respond(request, Reply(200, body))
+            return await self._operated(request, "status", None)
+        if path == _OPERATIONS_PATH:
+            if request.method != "POST":
+                raise routes.not_allowed()
+            try:
+                asked = orjson.loads(await self._body(request))
+            except orjson.JSONDecodeError as error:
+                raise errors.BadRequest(f"the body is not JSON: {error}") from None
+            return await self._operated(request, "operate", asked)
         name, _, what = path.removeprefix(_TENANTS_PATH).partition("/")
         if what != "token":
             raise routes.not_found()
@@ -598,6 +607,14 @@ class Ingress:
             raise routes.not_allowed()
         token = self._authenticator.admin_token(name, self._clock.now())
         return self._respond(request, Reply(200, orjson.dumps({"token": token})))
+
+    async def _operated(self, request: BaseRequest, method: str, payload: Any) -> Answer:
+        if self._operate is None:
+            raise routes.not_found()
+        body = orjson.dumps(await self._operate(method, payload))
+        if http1.wants_pretty({}, request.headers.get("User-Agent", "")):
+            body = http1.pretty(body)
+        return self._respond(request, Reply(200, body))
 
     def _gauges(self) -> Mapping[str, tuple[str, float]]:
         server = self._server

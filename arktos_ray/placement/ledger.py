@@ -152,6 +152,11 @@ class Ledger:
         self._book(entry.claim, -1)
         return True
 
+    def release_all(self, source: str) -> None:
+        """Nothing of that TenantPartition takes anything any more: it is gone."""
+        for uid in [u for u, entry in self._entries.items() if entry.claim.source == source]:
+            self.release(uid)
+
     def unconfirmed(self, uid: str) -> Claim | None:
         """The claim of that pod, if it is reserved and not bound."""
         entry = self._entries.get(uid)

@@ -249,6 +249,11 @@ class Store:
         return record
 
     @property
+    def last(self) -> int:
+        """The newest revision that was given out, durable or not."""
+        return self._last
+
+    @property
     def pending(self) -> bool:
         """Whether something was written that is not durable yet."""
         return bool(self._overlay)

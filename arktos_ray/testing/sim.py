@@ -33,6 +33,8 @@ from arktos_ray.base.ids import Ids
 from arktos_ray.client.port import Client, Object
 from arktos_ray.store.backends.memory import MemoryDisk, MemoryLog
 from arktos_ray.store.port import Log, Row
+from arktos_ray.tenancy import topology as topologies
+from arktos_ray.tenancy.topology import PartitionRow, Topology
 
 T = TypeVar("T")
 EPOCH = 1_800_000_000.0
@@ -210,22 +212,62 @@ class SimCluster:
         self.processes: dict[str, _Process] = {}
         self.bugs: list[tuple[str, BaseException]] = []
         self._logged = _BugsLogged(self.bugs)
-        tps = [f"tp-{i + 1}" for i in range(tenant_partitions)]
-        rps = [f"rp-{i + 1}" for i in range(resource_partitions)]
-        self._partitions = {"tenant": tps, "resource": rps}
-        for i, name in enumerate(tps):
-            self._add(TenantPartition, name, number=i + 1, service_cidr=f"10.{96 + i}.0.0/16")
-        for i, name in enumerate(rps):
-            self._add(ResourcePartition, name, number=32 + i)
+        self.topology = topologies.fitted(
+            None, tenant_partitions, resource_partitions, nodes if with_parts else 0, "kubemark"
+        )
+        self._with_parts = with_parts
+        for row in self.topology.partitions:
+            self._add_partition(row)
         if with_parts:
-            for name in tps:
-                self._add(Scheduler, f"scheduler-{name}", tenant_partition=name)
             for i in range(shards):
                 self._add(ControllerShard, f"shard-{i + 1}", shard=i, shards=shards)
-            self._add(SimulatedHosts, "simulated-1", nodes=nodes, mode="kubemark")
+            homes = list(self.topology.names("resource"))
+            self._add(
+                SimulatedHosts, "simulated-1", nodes=nodes, mode="kubemark",
+                resource_partitions=homes,
+            )  # fmt: skip
+
+    def _add_partition(self, row: PartitionRow) -> None:
+        number = row.number
+        if row.kind == "resource":
+            self._add(ResourcePartition, row.name, number=number)
+            return
+        self._add(TenantPartition, row.name, number=number, service_cidr=f"10.{96 + number}.0.0/16")
+        if self._with_parts:
+            self._add(Scheduler, f"scheduler-{row.name}", tenant_partition=row.name)
+
+    def change(self, topology: Topology) -> None:
+        """As the supervisor does it: what is new is started, all that are up are told, and
+        whoever starts later finds it."""
+        old, self.topology = self.topology, topology
+        before = set(self.processes)
+        for row in topology.partitions:
+            if row.name not in old.names(row.kind):
+                self._add_partition(row)
+        for fleet in topology.fleets:
+            if fleet not in old.fleets:
+                self._add(
+                    SimulatedHosts, fleet.name, nodes=fleet.nodes, mode=fleet.mode,
+                    resource_partitions=list(fleet.partitions), prefix=fleet.prefix,
+                    first_index=fleet.first_index,
+                )  # fmt: skip
+        for name in [name for name in self.processes if name not in before]:
+            self.loop.call_soon(self.start, name)
+        for row in old.partitions:
+            if row.name not in topology.names(row.kind):
+                for name in (row.name, f"scheduler-{row.name}"):
+                    if name in self.processes:
+                        self._kill(name)
+                        del self.processes[name]
+        self.loop.call_soon(self._tell_all, {"topology": topology.pack(), "acks": {}})
+
+    def _tell_all(self, payload: dict[str, Any]) -> None:
+        for process in self.processes.values():
+            if process.part is not None:
+                process.part.tasks.start(process.part.request("follow", payload), "follow")
 
     def _add(self, make: Callable[[Spec, Surroundings], Part], name: str, **more: Any) -> None:
-        spec = {"name": name, "data_dir": "", "run_dir": "", "partitions": self._partitions, **more}
+        spec = {"name": name, "data_dir": "", "run_dir": "", "topology": None, **more}
         self.processes[name] = _Process(make, spec)
 
     # Life
@@ -264,7 +306,7 @@ class SimCluster:
 
         surroundings = Surroundings(
             self.clock, Ids(self.random.getrandbits(64)), self._connector, open_log, crash,
-            listens=False,
+            listens=False, topology=lambda spec: self.topology,
         )  # fmt: skip
         part = process.part = process.make(process.spec, surroundings)
 

@@ -57,6 +57,7 @@ class Ground(Cluster):
         super().__init__(home)
         self.places = Places(home)
         self.port = free_port(0)
+        self.nodes = NODES  # that there should be
         self._arguments = arguments
 
     def up(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -464,7 +465,7 @@ class Load:
     def _check_nodes(self) -> None:
         """Nobody got more than there is, over all tenants together."""
         nodes, _ = self.run(self._admin.list("nodes", tenant=""))
-        assert len(nodes) == NODES
+        assert len(nodes) == self._ground.nodes
         used: Counter[str] = Counter()
         for pod in self.run(self._admin.list("pods", tenant="all"))[0]:
             if pod["spec"].get("nodeName"):

@@ -77,6 +77,12 @@ class Front:
     def owner_of(self, tenant: str) -> str:
         return HOMES.get(tenant, "tp-1")
 
+    def topology_version(self) -> int:
+        return 1
+
+    def taking_nodes(self) -> list[str]:
+        return list(self.resource_partitions())
+
     def tenant_partitions(self) -> list[str]:
         return list(HOMES.values())
 

@@ -206,8 +206,9 @@ class Door(BaseHTTPRequestHandler):
             }  # fmt: skip
             process = {"pid": 1, "role": part["role"], "name": "tp-1", "pss_bytes": 7 << 20}
             partition = {
-                "name": "tp-1", "kind": "tenant", "state": "running", "epoch": 4, "tenants": 2,
-                "nodes": 0, "pods": 9, "objects": 12, "watches": 3, "rates": {"calls": 1.5},
+                "name": "tp-1", "kind": "tenant", "state": "running", "takes": "tenants",
+                "epoch": 4, "tenants": 2, "nodes": 0, "pods": 9, "objects": 12, "watches": 3,
+                "rates": {"calls": 1.5},
             }  # fmt: skip
             self.answer(
                 200,
@@ -283,7 +284,19 @@ def test_status_shows_partitions_and_processes(home: Path) -> None:
     result = run("status", "--data-dir", home)
     assert result.exit_code == 0
     line = next(line for line in result.output.splitlines() if line.startswith("tp-1"))
-    assert line.split() == ["tp-1", "tenant", "running", "4", "2", "0", "9", "12", "3", "1.5"]
+    assert line.split() == [
+        "tp-1",
+        "tenant",
+        "running",
+        "tenants",
+        "4",
+        "2",
+        "0",
+        "9",
+        "12",
+        "3",
+        "1.5",
+    ]
     assert "7 MB" in result.output
 
 

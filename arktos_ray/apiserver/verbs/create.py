@@ -28,6 +28,8 @@ from arktos_ray.apiserver.partition import (
 # Names that a client leaves to us: prefix + 5 characters, in all at most 63.
 _GENERATED_PREFIX_MAX = 58
 _GENERATE_TRIES = 8
+# What a drained partition takes no more of; all else belongs to one of these.
+_SETTLERS = ("tenants", "nodes")
 
 
 def create(partition: Partition, call: Call, resource: Resource) -> Reply:
@@ -40,6 +42,10 @@ def create(partition: Partition, call: Call, resource: Resource) -> Reply:
 
 def complete_metadata(partition: Partition, call: Call, resource: Resource, obj: Object) -> None:
     """Where it is, what it is called, and what only the server says."""
+    if partition.draining and resource.gvr in _SETTLERS:
+        raise errors.Unavailable(f"{partition.name} is drained: it takes no new {resource.gvr}")
+    if "topology" in call.options and int(call.options["topology"]) < partition.topology_version:
+        raise errors.Unavailable("the partitions have just changed; try again")
     meta: dict[str, Any] = obj.setdefault("metadata", {})
     agree(call, resource, meta)
     name = meta.get("name", "")

@@ -45,7 +45,7 @@ class Owner(NamedTuple):
 class Garbage(Controller):
     def __init__(self, parts: Parts) -> None:
         self._client = ControllerClient(parts.client, NAME)
-        self._neighbours = tuple(ControllerClient(each.client, NAME) for each in parts.neighbours)
+        self._neighbours = parts.neighbours
         self._views: dict[str, tuple[Resource, Informer]] = {}
         for row in RESOURCES:
             if is_collected(row):
@@ -136,7 +136,7 @@ class Garbage(Controller):
             return {"metadata": {"uid": owner.uid}}
         clients: tuple[ControllerClient, ...] = (self._client,)
         if row.home is Home.RESOURCE_PARTITION:
-            clients = self._neighbours
+            clients = tuple(ControllerClient(each.client, NAME) for each in self._neighbours)
             if not clients:
                 return {"metadata": {"uid": owner.uid}}
         for client in clients:

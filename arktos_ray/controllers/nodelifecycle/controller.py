@@ -36,7 +36,7 @@ class NodeLifecycle(Controller):
     def __init__(self, parts: Parts, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
         self._client = ControllerClient(parts.client, NAME)
-        self._tenants = tuple(ControllerClient(each.client, NAME) for each in parts.neighbours)
+        self._tenants = parts.neighbours
         self._clock, self._ids, self._tasks = parts.clock, parts.ids, parts.tasks
         self._nodes = parts.informers.of("nodes")
         self._leases = parts.informers.of(
@@ -178,7 +178,7 @@ class NodeLifecycle(Controller):
         self._first_seen[name] = first_seen
         waits = [LOOK_AGAIN_S]
         failure: Failure | None = None
-        for client in self._tenants:
+        for client in [ControllerClient(each.client, NAME) for each in self._tenants]:
             try:
                 wait = await self._clear(client, node, now, first_seen)
             except Conflict:

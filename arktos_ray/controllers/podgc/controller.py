@@ -15,6 +15,7 @@ from arktos_ray.api.calls import Call
 from arktos_ray.api.errors import Failure, NotFound
 from arktos_ray.api.names import Key
 from arktos_ray.client.index import Object, key_of, nodes
+from arktos_ray.client.informer import Informer
 from arktos_ray.controllers.loop import Controller, ControllerClient, Parts
 from arktos_ray.controllers.podgc import plan as planning
 from arktos_ray.controllers.podgc.plan import Limits, Remove
@@ -34,11 +35,16 @@ class PodGc(Controller):
         self._client = ControllerClient(parts.client, NAME)
         self._clock, self._tasks = parts.clock, parts.tasks
         self._pods = parts.informers.of("pods")
-        self._resources = [
-            (ControllerClient(each.client, NAME), each.informers.of("nodes"))
-            for each in parts.neighbours
-        ]
+        self._neighbours = parts.neighbours
         self._missing: dict[str, float] = {}
+        self._resources()  # Names the views that this one needs, before all views are started.
+
+    def _resources(self) -> list[tuple[ControllerClient, Informer]]:
+        """The resource partitions that there are now, and the nodes of each."""
+        return [
+            (ControllerClient(each.client, NAME), each.informers.of("nodes"))
+            for each in self._neighbours
+        ]
 
     def start(self) -> None:
         self._tasks.start(self._run(), NAME)
@@ -56,7 +62,7 @@ class PodGc(Controller):
         index = self._pods.index
         present = {
             node["metadata"]["name"]: node
-            for _, informer in self._resources
+            for _, informer in self._resources()
             for node in informer.index
         }
         actions = planning.finished(index.by(_finished, True), self._limits)
@@ -70,8 +76,9 @@ class PodGc(Controller):
 
     def _gone(self, present: dict[str, Object]) -> list[str]:
         """Nodes that have been missing for the whole quarantine."""
-        known = bool(self._resources) and all(
-            informer.is_synced and informer.connected for _, informer in self._resources
+        resources = self._resources()
+        known = bool(resources) and all(
+            informer.is_synced and informer.connected for _, informer in resources
         )
         if not known:
             self._missing.clear()
@@ -84,7 +91,7 @@ class PodGc(Controller):
         ]
 
     async def _is_gone(self, name: str) -> bool:
-        for client, _ in self._resources:
+        for client, _ in self._resources():
             try:
                 await client.get("nodes", Key("", "", name))
             except NotFound:

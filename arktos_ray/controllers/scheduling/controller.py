@@ -171,8 +171,21 @@ class Scheduling:
         self._nodes.set_lost(name, True)
         nodes = _NodeFeed(name, home, self)
         self._node_feeds.append(nodes)
-        self._tasks.start(nodes.feed.run(), f"scheduling: nodes of {name}")
-        self._tasks.start(nodes.follow_usage(), f"scheduling: usage of {name}")
+        nodes.work = [
+            self._tasks.start(nodes.feed.run(), f"scheduling: nodes of {name}"),
+            self._tasks.start(nodes.follow_usage(), f"scheduling: usage of {name}"),
+        ]
+
+    def remove_resource_partition(self, name: str) -> None:
+        """Its nodes are no more. What is under way with it fails, and is placed elsewhere."""
+        for nodes in [each for each in self._node_feeds if each.name == name]:
+            self._node_feeds.remove(nodes)
+            for task in nodes.work:
+                task.cancel()
+            for node in self._nodes.names_at(name):
+                self._nodes.remove_node(node)
+            # Grants of it are not good any more; the Home stays, for answers on their way.
+            self._breaks[name] += 1
 
     # The loop.
 
@@ -548,6 +561,7 @@ class _NodeFeed:
         self._owner = owner
         self._nodes = owner._nodes
         self._reader = {"source": owner._source}
+        self.work: list[asyncio.Task[Any]] = []
         self.usage_known = asyncio.Event()
         self.feed = Feed(
             home.client, "nodes", owner._clock,

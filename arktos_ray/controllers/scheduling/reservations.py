@@ -80,14 +80,23 @@ class Reservations:
     def start(self) -> None:
         self._tasks.start(self._node_feed.run(), "reservations: nodes")
         for source in self._sources.values():
-            self._tasks.start(source.feed.run(), f"reservations: pods of {source.name}")
+            source.start(self._tasks)
         self._tasks.start(self._expire(), "reservations: expiry")
 
     def add_tenant_partition(self, name: str, client: Client) -> None:
         """One that was added while we run. It holds nothing here: it could not have asked."""
         if name not in self._sources:
             self._sources[name] = source = _Source(name, client, self)
-            self._tasks.start(source.feed.run(), f"reservations: pods of {name}")
+            source.start(self._tasks)
+
+    def remove_tenant_partition(self, name: str) -> None:
+        """One that is no more, and had no tenants left: whatever it held here is free."""
+        self._founders.discard(name)
+        source = self._sources.pop(name, None)
+        if source is not None:
+            source.stop()
+            self._ledger.release_all(name)
+            self._tell()
 
     async def synced(self) -> None:
         """Waits until reservations are accepted."""
@@ -246,10 +255,18 @@ class _Source:
         self._ledger = owner._ledger
         self._signatures = owner._signatures
         self._uids: dict[str, str] = {}
+        self._task: asyncio.Task[Any] | None = None
         self.feed = Feed(
             client, "pods", owner._clock, fieldSelector=BOUND_PODS,
             on_list=self._listed, on_object=self.pod_seen, on_events=self._changed,
         )  # fmt: skip
+
+    def start(self, tasks: Tasks) -> None:
+        self._task = tasks.start(self.feed.run(), f"reservations: pods of {self.name}")
+
+    def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
 
     def pod_seen(self, pod: Object) -> None:
         path, uid, spec = path_of(pod), pod["metadata"]["uid"], pod["spec"]

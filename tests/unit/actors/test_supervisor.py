@@ -9,18 +9,19 @@ from typing import Any
 
 import pytest
 
-from arktos_ray.actors.cast import Actor, cast
+from arktos_ray.actors.cast import Actor, cast, settings
 from arktos_ray.actors.part import Surroundings
 from arktos_ray.actors.supervisor import Restarting, Supervisor, Watched, hangs
 from arktos_ray.api.errors import Failure, NotFound, Unavailable
 from arktos_ray.base.ids import Ids
 from arktos_ray.base.places import Places
 from arktos_ray.config import Config
+from arktos_ray.tenancy.topology import Topology, fitted, initial
 from arktos_ray.testing.fakes import FakeClock
 
 
 def report(pid: int, ready: bool = True, **stats: Any) -> dict[str, Any]:
-    return {"pid": pid, "ready": ready, "stats": stats, "failure": ""}
+    return {"pid": pid, "ready": ready, "stats": stats, "failure": "", "told": 1}
 
 
 @pytest.fixture
@@ -99,11 +100,24 @@ class FakeFleet:
         return True
 
 
+class Kept:
+    """A topology that is kept in memory."""
+
+    def __init__(self) -> None:
+        self.topology: Topology | None = None
+
+    def load(self) -> Topology | None:
+        return self.topology
+
+    def save(self, topology: Topology) -> None:
+        self.topology = topology
+
+
 def supervised(tmp_path: Path, names: list[str]) -> tuple[Supervisor, FakeFleet, FakeClock]:
     actors = [Actor(name, "tenant partition", "x:Y", stage=i) for i, name in enumerate(names)]
     spec = {
         "name": "supervisor", "home": str(tmp_path), "run_dir": str(tmp_path),
-        "cast": [actor.pack() for actor in actors], "cluster": {"version": "1"},
+        "topology": initial(1, 0).pack(), "cluster": {"version": "1"},
         "health": {
             "period_s": 1.0, "deadline_s": 1.0, "failures_max": 3, "start_deadline_s": 60.0,
             "stop_deadline_s": 1.0,
@@ -112,10 +126,16 @@ def supervised(tmp_path: Path, names: list[str]) -> tuple[Supervisor, FakeFleet,
     clock, fleet = FakeClock(), FakeFleet()
 
     def unused(*_: Any) -> Any:
-        raise AssertionError("the supervisor needs neither disk nor connections")
+        raise AssertionError("the supervisor needs no disk of its own")
 
-    around = Surroundings(clock, Ids(1), unused, unused, unused, listens=False)
-    return Supervisor(spec, around, fleet), fleet, clock
+    def connect(name: str) -> Any:
+        async def refused() -> Any:
+            raise Unavailable(f"{name} is not reached in this test")
+
+        return refused
+
+    around = Surroundings(clock, Ids(1), connect, unused, unused, listens=False)
+    return Supervisor(spec, around, fleet, Kept(), lambda _: actors), fleet, clock
 
 
 def test_rounds_start_who_is_absent_and_kill_who_hangs(tmp_path: Path) -> None:
@@ -175,7 +195,8 @@ def test_status_tells_partitions_and_processes(tmp_path: Path) -> None:
 
 
 def test_the_default_cast_is_complete_and_in_order(tmp_path: Path) -> None:
-    actors = cast(Config(), Places(tmp_path), node="here")
+    topology = fitted(None, 2, 2, 100, "kubemark")
+    actors = cast(settings(Config(), Places(tmp_path), node="here"), topology)
     names = [actor.name for actor in actors]
     assert names == [
         "tp-1", "tp-2", "rp-1", "rp-2", "ingress-1", "scheduler-tp-1", "scheduler-tp-2", "shard-1",
@@ -189,18 +210,19 @@ def test_the_default_cast_is_complete_and_in_order(tmp_path: Path) -> None:
 
 def test_the_node_uses_the_containerd_that_is_there_or_starts_its_own(tmp_path: Path) -> None:
     config, places = Config(offline=True), Places(tmp_path)
-    there = cast(config, places, node="here")[-1].spec
+    there = cast(settings(config, places, node="here"), initial(1, 1))[-1].spec
     assert there["containerd"] == "/run/containerd/containerd.sock"
     assert "own_containerd" not in there
-    own = cast(config, places, node="here", own_containerd=True)[-1].spec
+    given = settings(config, places, node="here", own_containerd=True)
+    own = cast(given, initial(1, 1))[-1].spec
     assert own["own_containerd"] == [str(places.containerd), str(places.containerd_state)]
     assert "containerd" not in own
     assert own["offline"]
 
 
 def test_what_is_not_wanted_is_not_cast(tmp_path: Path) -> None:
-    config = Config(simulated_nodes=0, tenant_partitions=1)
-    names = [a.name for a in cast(config, Places(tmp_path), node=None)]
+    given = settings(Config(), Places(tmp_path), node=None)
+    names = [a.name for a in cast(given, fitted(None, 1, 2, 0, "kubemark"))]
     assert "simulated-1" not in names
     assert "node-agent" not in names
     assert "tp-2" not in names

@@ -18,6 +18,7 @@ from arktos_ray.api.errors import StorageFull, Unavailable
 from arktos_ray.base.ids import Ids
 from arktos_ray.store.backends.memory import MemoryDisk, MemoryLog
 from arktos_ray.store.port import Log
+from arktos_ray.tenancy.topology import initial
 from arktos_ray.testing.fakes import FakeClock, settle
 
 Object = dict[str, Any]
@@ -54,7 +55,7 @@ class Acme:
         self.part = TenantPartition(
             {
                 "name": "tp-1", "number": 1, "service_cidr": "10.1.0.0/28",
-                "partitions": {"tenant": ["tp-1"], "resource": []},
+                "topology": initial(1, 0).pack(),
             },
             Surroundings(
                 self.clock, Ids(1), nobody, open_log, self.crashed.append, listens=False

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
+import stat
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -119,3 +121,13 @@ def test_a_kubeconfig_carries_all_it_needs(tmp_path: Path) -> None:
     assert cluster["cluster"]["server"] == "https://127.0.0.1:6443"
     assert set(user["user"]) == {"client-certificate-data", "client-key-data"}
     assert path.stat().st_mode & 0o077 == 0
+
+
+def test_a_device_or_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    pki.write_private(pipe, b"secret")
+    assert os.read(reading, 100) == b"secret"
+    os.close(reading)
+    assert stat.S_ISFIFO(pipe.lstat().st_mode)

@@ -13,10 +13,9 @@ MIDDLE = 4611686018427387903
 
 def _start(world: Any, *range_: int) -> dict[str, Any]:
     user = User("test", trusted=True)
-    return registry.start_all(
-        {"tp-1": Client(world.tp, user)}, {"rp-1": Client(world.rp, user)},
-        world.clock, world.ids, world.tasks, *range_,
-    )  # fmt: skip
+    controllers = registry.Controllers(world.clock, world.ids, world.tasks, *range_)
+    controllers.update({"tp-1": Client(world.tp, user)}, {"rp-1": Client(world.rp, user)})
+    return controllers.running
 
 
 def test_a_tenant_lives_and_dies_with_all_controllers_running(play: Any, deployment: Any) -> None:

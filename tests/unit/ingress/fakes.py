@@ -166,6 +166,12 @@ class FakeUpstream:
     def tenant_partitions(self) -> list[str]:
         return [name for name in self.partitions if name.startswith("tp")]
 
+    def topology_version(self) -> int:
+        return 1
+
+    def taking_nodes(self) -> list[str]:
+        return self.resource_partitions()
+
     def resource_partitions(self) -> list[str]:
         return [name for name in self.partitions if name.startswith("rp")]
 
@@ -206,8 +212,8 @@ class FakeDocuments:
 KEY = b"k" * 32
 
 
-async def _status() -> dict[str, Any]:
-    return {"partitions": 4}
+async def _operate(method: str, payload: Any) -> dict[str, Any]:
+    return {"partitions": 4} if method == "status" else {"method": method, "payload": payload}
 
 
 def ingress(
@@ -224,7 +230,7 @@ def ingress(
         documents,
         limits=limits,
         insecure=insecure,
-        status_of_cluster=_status,
+        operate=_operate,
     )
 
 
