@@ -14,7 +14,6 @@ import gc
 import importlib
 import json
 import logging
-import logging.handlers
 import os
 import threading
 import time
@@ -36,6 +35,7 @@ from arktos_ray.actors.supervisor import Restarting, Supervisor
 from arktos_ray.actors.topology import topology_store
 from arktos_ray.api.errors import NotFound, Unavailable
 from arktos_ray.base import processes
+from arktos_ray.base.log_files import LogFile
 from arktos_ray.base.places import lock_holder
 
 log = logging.getLogger(__name__)
@@ -264,12 +264,8 @@ class Shell:
 
     def _log_to_file(self) -> None:
         path = Path(self._spec["log_dir"]) / f"{self._name}.log"
-        handler = logging.handlers.RotatingFileHandler(
-            path, maxBytes=self._spec.get("log_bytes_max", 10 << 20), backupCount=3
-        )
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(name)s: %(message)s"))
         root = logging.getLogger()
-        root.handlers = [handler]
+        root.handlers = [LogFile(path, self._spec.get("log_bytes_max", 10 << 20))]
         root.setLevel(self._spec.get("log_level", "INFO"))
         logging.captureWarnings(True)
         self._crash_file = path.with_suffix(".crash").open("a")

@@ -327,8 +327,8 @@ class Load:
             return failure
         return None
 
-    def readable(self) -> bool:
-        found, _ = self.run(self._listed("all"))
+    def readable(self, tenant: str = "all") -> bool:
+        found, _ = self.run(self._listed(tenant))
         return bool(found)
 
     # Workloads
