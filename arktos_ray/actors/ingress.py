@@ -6,6 +6,7 @@ routed like those that come over HTTP.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
@@ -141,13 +142,14 @@ class Ingress(Part):
     # Calls from the inside
 
     async def call(self, calls: Sequence[Call]) -> list[Reply]:
-        replies = []
-        for call in calls:
-            try:
-                replies.append(await self._dispatcher.call(call))
-            except Failure as failure:
-                replies.append(status.reply(failure))
-        return replies
+        """All at once: those for one partition are decided in this order, and share commits."""
+        return list(await asyncio.gather(*map(self._one, calls)))
+
+    async def _one(self, call: Call) -> Reply:
+        try:
+            return await self._dispatcher.call(call)
+        except Failure as failure:
+            return status.reply(failure)
 
     async def watch(self, call: Call) -> AsyncIterator[list[WatchEvent]]:
         events, _ = self._dispatcher.watch(call)

@@ -14,14 +14,24 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 import orjson
 
-from arktos_ray.api import scheme
-from arktos_ray.api.calls import BOOKMARK, Call, Caller, User
+from arktos_ray.api import errors, scheme
+from arktos_ray.api.calls import BOOKMARK, Call, Caller, Reply, User
+from arktos_ray.api.errors import Failure
 from arktos_ray.api.names import SYSTEM_TENANT, Key
 from arktos_ray.client import models
 from arktos_ray.client.models import Model
@@ -29,6 +39,8 @@ from arktos_ray.client.port import Client, decoded
 
 T = TypeVar("T")
 Body = Model | Mapping[str, Any]
+# Calls of one message: about 2 MB of pods.
+_MANY = 1_000
 _USER = User("arktos-python", SYSTEM_TENANT, ("system:masters",))
 
 
@@ -37,6 +49,37 @@ class Event:
     type: str  # ADDED, MODIFIED, DELETED
     object: Any  # the model of the kind
     revision: int
+
+
+class Written:
+    """What became of one write of many. The object is read when somebody looks at it."""
+
+    __slots__ = ("_reply", "_typed")
+
+    def __init__(self, reply: Reply, typed: Callable[[dict[str, Any]], Any]) -> None:
+        self._reply, self._typed = reply, typed
+
+    @property
+    def ok(self) -> bool:
+        return self._reply.ok
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why it was refused."""
+        return None if self._reply.ok else errors.decode(self._reply.body)
+
+    @property
+    def object(self) -> Any:
+        """The object as it is stored now; of a deletion what the server answered. Raises the
+        Failure of a refusal."""
+        return self._typed(decoded(self._reply))
+
+    def __repr__(self) -> str:
+        return f"Written({'ok' if self.ok else self.failure})"
+
+
+# Named out here, because inside the classes `list` is the verb.
+Many = list[Written]
 
 
 class AsyncObjects:
@@ -93,6 +136,38 @@ class AsyncObjects:
     async def delete(self, name: str, **delete_options: Any) -> None:
         """delete_options: gracePeriodSeconds, propagationPolicy, preconditions, ..."""
         await self._client.delete(self._gvr, self._key(name), **delete_options)
+
+    # Many at once: one message, and one commit for what reaches a partition together. A refusal
+    # concerns its object only.
+
+    async def create_many(self, bodies: Iterable[Body]) -> Many:
+        """One answer for each, in order. 1,000 config maps: 0.1 s of CPU over all processes."""
+        where = (self._tenant, self._namespace)
+        return await self._write(
+            [self._client.creating(self._gvr, *where, _dict(body)) for body in bodies]
+        )
+
+    async def patch_many(self, changes: Mapping[str, Mapping[str, Any]]) -> Many:
+        """JSON merge patches by name; one answer for each, in order."""
+        return await self._write(
+            [
+                self._client.patching(self._gvr, self._key(name), dict(change))
+                for name, change in changes.items()
+            ]
+        )
+
+    async def delete_many(self, names: Iterable[str], **delete_options: Any) -> Many:
+        """One answer for each, in order."""
+        return await self._write(
+            [self._client.deleting(self._gvr, self._key(name), **delete_options) for name in names]
+        )
+
+    async def _write(self, calls: Sequence[Call]) -> Many:
+        written: Many = []
+        for start in range(0, len(calls), _MANY):
+            replies = await self._caller.call(calls[start : start + _MANY])
+            written += [Written(reply, self._typed) for reply in replies]
+        return written
 
     async def watch(self, revision: str = "", **options: str) -> AsyncIterator[Event]:
         """Without a revision: first what is there, as ADDED, then every change. Ends with Expired
@@ -219,6 +294,15 @@ class Objects:
 
     def delete(self, name: str, **delete_options: Any) -> None:
         self._background.run(self._inner.delete(name, **delete_options))
+
+    def create_many(self, bodies: Iterable[Body]) -> Many:
+        return self._background.run(self._inner.create_many(bodies))
+
+    def patch_many(self, changes: Mapping[str, Mapping[str, Any]]) -> Many:
+        return self._background.run(self._inner.patch_many(changes))
+
+    def delete_many(self, names: Iterable[str], **delete_options: Any) -> Many:
+        return self._background.run(self._inner.delete_many(names, **delete_options))
 
     def watch(self, revision: str = "", **options: str) -> Iterator[Event]:
         return self._background.iterate(self._inner.watch(revision, **options))

@@ -83,6 +83,26 @@ def test_without_await(cluster: Cluster) -> None:
             _ = acme.nonsense
 
 
+def test_many_at_once(cluster: Cluster) -> None:
+    cluster.tenant("handles-many")
+    with arktos_ray.connect(cluster.admin) as region:
+        maps = region.tenant("handles-many").configmaps
+        bodies = [{"metadata": {"name": f"m{i}"}, "data": {"i": str(i)}} for i in range(1_500)]
+        made = maps.create_many([*bodies, {"metadata": {"name": "No_Name"}}, bodies[0]])
+        assert [each.ok for each in made] == [True] * 1_500 + [False, False]
+        assert made[7].object.data == {"i": "7"}
+        assert isinstance(made[-2].failure, errors.Invalid)
+        with pytest.raises(errors.AlreadyExists):
+            _ = made[-1].object
+        revisions = [int(each.object.metadata.resourceVersion) for each in made[:1_500]]
+        assert revisions == sorted(revisions), "they are decided in their order"
+        changed = maps.patch_many({"m1": {"data": {"x": "y"}}, "nobody": {"data": {}}})
+        assert changed[0].object.data == {"i": "1", "x": "y"}
+        assert isinstance(changed[1].failure, errors.NotFound)
+        assert all(each.ok for each in maps.delete_many([f"m{i}" for i in range(1_500)]))
+        assert maps.list() == []
+
+
 def test_with_await(cluster: Cluster) -> None:
     cluster.tenant("handles")
 
@@ -142,6 +162,11 @@ def test_over_ray(cluster: Cluster, tmp_path: Path) -> None:
                 said["watched"] = event.object.metadata.name
                 break
             said["nodes"] = len(region.nodes.list())
+            many = [{"metadata": {"name": f"m{i}"}} for i in range(600)]
+            said["many"] = sum(each.ok for each in acme.configmaps.create_many(many))
+            said["gone"] = sum(
+                each.ok for each in acme.configmaps.delete_many([f"m{i}" for i in range(600)])
+            )
             acme.configmaps.delete("r")
         print(json.dumps(said))
         """
@@ -159,3 +184,4 @@ def test_over_ray(cluster: Cluster, tmp_path: Path) -> None:
     assert said["watched"] == "r"
     assert said["everywhere"] >= 1
     assert said["nodes"] > 0
+    assert (said["many"], said["gone"]) == (600, 600)
