@@ -801,6 +801,26 @@ def _containerd(places: Places) -> str:
     return address
 
 
+# Benchmarks
+
+
+class _Bench(click.Group):
+    """Its commands are imported when one of them is named."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        from arktos_ray.bench.command import bench
+
+        return bench.list_commands(ctx)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        from arktos_ray.bench.command import bench
+
+        return bench.get_command(ctx, name)
+
+
+main.add_command(_Bench("bench", help="Measure a cluster of its own on this machine."))
+
+
 # The rest
 
 

@@ -27,6 +27,7 @@ from arktos_ray.base.clock import Clock
 from arktos_ray.base.tasks import Tasks
 from arktos_ray.client.index import Index, Object, key_of
 from arktos_ray.client.port import Client
+from arktos_ray.client.slim import SLIM, Slim
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +53,12 @@ class Informer:
         *,
         tenant: str = "all",
         namespace: str = "",
+        slim: Slim | None = None,
         **selectors: str,
     ) -> None:
+        """slim: what is kept of each object (client/slim.py); None for all of it."""
         self.gvr = gvr
+        self._slim = slim
         self.index = Index()
         # The newest revision that this view includes; also from bookmarks and lists.
         self.revision = 0
@@ -154,7 +158,10 @@ class Informer:
     def _replace(self, objects: list[Object], revision: int) -> None:
         """The state as listed; handlers hear only of what differs."""
         present = set()
+        slim = self._slim
         for obj in objects:
+            if slim is not None:
+                slim(obj)
             key = key_of(obj)
             present.add(key)
             old = self.index.put(key, obj)
@@ -170,7 +177,7 @@ class Informer:
 
     def _apply(self, batch: list[WatchEvent]) -> None:
         loads = orjson.loads
-        put, handlers = self.index.put, self._handlers
+        put, handlers, slim = self.index.put, self._handlers, self._slim
         for event in batch:
             if event.type == BOOKMARK:
                 continue
@@ -181,6 +188,8 @@ class Informer:
                     self._tell(old, None)
                 continue
             new = loads(event.body)
+            if slim is not None:
+                new = slim(new)
             old = put(key, new)
             for handler in handlers:
                 handler(old, new)
@@ -208,7 +217,10 @@ async def ask_progress(client: Client, revision: int) -> None:
 
 
 class Informers:
-    """The informers of one partition, shared by the controllers that want the same view."""
+    """The informers of one partition, shared by the controllers that want the same view.
+
+    Of pods and nodes they keep what controllers read (client/slim.py).
+    """
 
     def __init__(self, client: Client, clock: Clock, tasks: Tasks) -> None:
         self._client = client
@@ -221,7 +233,9 @@ class Informers:
         key = (gvr, tuple(sorted(selectors.items())))
         informer = self._informers.get(key)
         if informer is None:
-            informer = Informer(self._client, gvr, self._clock, self._tasks, **selectors)
+            informer = Informer(
+                self._client, gvr, self._clock, self._tasks, slim=SLIM.get(gvr), **selectors
+            )  # fmt: skip
             self._informers[key] = informer
             if self._started:
                 informer.start()

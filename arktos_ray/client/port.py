@@ -99,6 +99,13 @@ class Client:
         """One batch, one commit; a Reply for each call, in order. Raises Unavailable only."""
         return await self._caller.call(calls) if calls else []
 
+    async def request(self, method: str, payload: Any) -> Any:
+        """What a partition offers beside the verbs (api/calls.py Peer)."""
+        ask = getattr(self._caller, "request", None)
+        if ask is None:
+            raise errors.NotFound(f"whoever is called offers no method {method}")
+        return await ask(method, payload)
+
     async def _one(self, call: Call) -> Object:
         [reply] = await self._caller.call([call])
         return decoded(reply)

@@ -51,7 +51,10 @@ class Record:
 def encode(revision: int, path: str, obj: dict[str, Any], deleted: bool = False) -> Record:
     """The record of `obj` at this revision; writes the revision into its metadata."""
     obj["metadata"]["resourceVersion"] = str(revision)
-    return _record(revision, path, orjson.dumps(obj), obj, deleted)
+    # What orjson returns keeps the buffer it was written into, 4 KB or more, for as long as it
+    # lives (3.13). Records live long: a copy has its own size, and takes 0.1 us.
+    body = bytes(memoryview(orjson.dumps(obj)))
+    return _record(revision, path, body, obj, deleted)
 
 
 def restore(revision: int, path: str, body: bytes, deleted: bool) -> Record:

@@ -414,3 +414,27 @@ def _selector(call: Call) -> Callable[[Key, Object], bool]:
         )
 
     return matches
+
+
+class FakeResourcePartition(FakePartition):
+    """One that can be asked who gave a sign of life (apiserver/heartbeats.py), as a Peer."""
+
+    async def request(self, method: str, payload: Any) -> Any:
+        await asyncio.sleep(0)
+        if self.down:
+            raise Unavailable("the partition is away")
+        if method == "progress":
+            self.wake()
+            return self._revision
+        if method != "spoke":
+            raise NotFound(f"no method {method}")
+        [since] = payload
+        names = [
+            key.name
+            for revision, gvr, key, old, new in self._history
+            if revision > since
+            and gvr == "leases.coordination.k8s.io"
+            and new is not None
+            and (old is None or old["spec"] != new["spec"])
+        ]
+        return [self._revision, names]

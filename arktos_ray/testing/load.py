@@ -529,7 +529,10 @@ class PodObserver:
 
     def _arrived(self, line: bytes, now: float) -> None:
         event = orjson.loads(line)
-        kind, pod = event["type"], event["object"]
+        self.seen(event["type"], event["object"], now)
+
+    def seen(self, kind: str, pod: dict[str, Any], now: float) -> None:
+        """One event of a watch, received at that moment."""
         if kind == "ERROR":
             self.failure = pod.get("message", "the watch failed")
             return

@@ -17,6 +17,7 @@ from arktos_ray.api.calls import Call, Reply
 from arktos_ray.api.names import ALL_TENANTS
 from arktos_ray.api.scheme import Resource
 from arktos_ray.apiserver.partition import Partition
+from arktos_ray.apiserver.views import view_of
 from arktos_ray.store.mvcc import prefix_of
 from arktos_ray.store.records import Record
 
@@ -209,6 +210,9 @@ def _body(
             (kind.encode(), orjson.dumps(meta), b',"items":[',
              b",".join(metadata_only(r) for r in records), b"]}")
         )  # fmt: skip
+    view = view_of(call)
+    if view is not None and view.body is not None:
+        return list_body(resource, [view.body(record) for record in records], meta)
     return list_body(resource, [record.body for record in records], meta)
 
 

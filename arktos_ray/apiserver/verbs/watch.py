@@ -21,12 +21,15 @@ from arktos_ray.apiserver.verbs.list import (
     rendered_table,
     revision_of,
 )
+from arktos_ray.apiserver.views import view_of
 from arktos_ray.store.records import Record, encode
 from arktos_ray.store.store import Scope, Subscription
 from arktos_ray.store.watchcache import Change
 
 # The initial state goes out in pieces, so that one huge watch does not hold up the loop.
 _INITIAL_CHUNK = 1_000
+# History goes back a minute and more: a reader that is told this often can resume.
+_VIEW_PACE_S = 10.0
 
 
 class Watch:
@@ -36,7 +39,10 @@ class Watch:
         self._partition, self._call, self._resource = partition, call, resource
         self._match = matcher(call, resource)
         self._prefix = _prefix(call)
+        self._view = view_of(call)
+        self._row = None if self._view is None else self._view.body
         self._subscription: Subscription | None = None
+        self._said_at = 0.0
 
     def ask_progress(self, revision: int) -> None:
         # The others would wake up for nothing, and there may be thousands.
@@ -80,13 +86,25 @@ class Watch:
             while True:
                 changes = await subscription.next()
                 events = self._translate(changes)
-                if progress and (not events or events[-1].revision < subscription.position):
+                late = self._view is not None and self._is_late(bool(events))
+                if (progress or late) and (
+                    not events or events[-1].revision < subscription.position
+                ):
                     events.append(WatchEvent(BOOKMARK, subscription.position, ""))
                 if events:
                     yield events
         finally:
             subscription.close()
             self._subscription = None
+
+    def _is_late(self, says: bool) -> bool:
+        """Whether a reader who is spared most changes should hear how far it is all the same."""
+        now = self._partition.clock.monotonic()
+        if says or now - self._said_at < _VIEW_PACE_S:
+            self._said_at = now if says else self._said_at
+            return False
+        self._said_at = now
+        return True
 
     def _scope(self) -> Scope:
         call = self._call
@@ -103,7 +121,7 @@ class Watch:
         return Scope(call.tenant, namespace if self._resource.namespaced else "", name)
 
     def _translate(self, changes: Sequence[Change]) -> list[WatchEvent]:
-        match, prefix, events = self._match, self._prefix, []
+        match, prefix, view, events = self._match, self._prefix, self._view, []
         for change in changes:
             record, previous = change.record, change.previous
             if prefix and not record.path.startswith(prefix):
@@ -111,7 +129,10 @@ class Watch:
             kind = _seen_as(record, previous, match)
             if kind is None:
                 continue
-            if kind == DELETED and not record.deleted and previous is not None:
+            if view is not None and kind == MODIFIED:
+                if previous is not None and not view.concerns(record, previous):
+                    continue
+            elif kind == DELETED and not record.deleted and previous is not None:
                 # It left the view: what the watcher had of it, at the revision of leaving.
                 record = encode(record.revision, record.path, previous.decode(), deleted=True)
             events.append(self._event(kind, record, change.revision))
@@ -120,7 +141,7 @@ class Watch:
     def _event(self, kind: str, record: Record, revision: int) -> WatchEvent:
         accept = self._call.accept
         if accept == "":
-            body = record.body
+            body = record.body if self._row is None else self._row(record)
         elif accept == "Table":
             body = rendered_table(self._partition, self._call, self._resource, [record], {})
         else:

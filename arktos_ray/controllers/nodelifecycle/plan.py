@@ -51,14 +51,6 @@ class Mode(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Sign:
-    """The last sign of life: what it was, and when (monotonic) we first saw it."""
-
-    what: tuple[str, str]
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
 class Silence:
     """Set the conditions of a node to Unknown."""
 
@@ -84,27 +76,20 @@ class Evict:
 # ---------------------------------------------------------------------------- signs of life
 
 
-def signs(
-    nodes: Iterable[Object], leases: Mapping[str, Object], before: Mapping[str, Sign], at: float
-) -> dict[str, Sign]:
-    """leases: by node name. A node never seen before starts with a sign now."""
-    found = {}
-    for node in nodes:
-        name = node["metadata"]["name"]
-        lease = leases.get(name) or {}
-        ready = condition(node, "Ready") or {}
-        what = (
-            (lease.get("spec") or {}).get("renewTime") or "",
-            ready.get("lastHeartbeatTime") or "",
-        )
-        known = before.get(name)
-        if known is None:
-            found[name] = Sign(what, at)
-            continue
-        # A lease that vanished (they live in memory) is no sign of life, and none of death.
-        merged = (what[0] or known.what[0], what[1] or known.what[1])
-        found[name] = known if merged == known.what else Sign(merged, at)
-    return found
+def heartbeat(node: Object) -> str:
+    """When the node last wrote its status, as it says itself."""
+    said: str = (condition(node, "Ready") or {}).get("lastHeartbeatTime") or ""
+    return said
+
+
+def quiet_for(heard: Mapping[str, float], at: float, grace_s: float) -> list[str]:
+    """Who was not heard of for longer than that. heard: least recently heard first."""
+    quiet = []
+    for name, last in heard.items():
+        if at - last <= grace_s:
+            break
+        quiet.append(name)
+    return quiet
 
 
 def ready_status(node: Object) -> str:
@@ -115,13 +100,14 @@ def ready_status(node: Object) -> str:
 
 
 def silences(
-    nodes: Iterable[Object], known: Mapping[str, Sign], at: float, now: float, limits: Limits
+    nodes: Iterable[Object], heard: Mapping[str, float], at: float, now: float, limits: Limits
 ) -> list[Silence]:
+    """heard: when each gave its last sign of life, by our own monotonic clock."""
     actions = []
     for node in nodes:
         present = {each["type"]: each for each in node.get("status", {}).get("conditions") or ()}
         grace = limits.grace_s if "Ready" in present else limits.startup_grace_s
-        quiet = at - known[node["metadata"]["name"]].at
+        quiet = at - heard[node["metadata"]["name"]]
         if quiet <= grace:
             continue
         if all(present.get(kind, {}).get("status") == "Unknown" for kind in _SILENCED):

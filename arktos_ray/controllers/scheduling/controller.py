@@ -139,7 +139,7 @@ class Scheduling:
         self._alarm_at = float("inf")
         self._binds = asyncio.Semaphore(BINDS_IN_FLIGHT_MAX)
         self._pod_feed = Feed(
-            tp, "pods", clock, fieldSelector=LIVE_PODS,
+            tp, "pods", clock, fieldSelector=LIVE_PODS, view="scheduler",
             on_list=self._pods_listed, on_object=self._pod_seen, on_events=self._pods_changed,
         )  # fmt: skip
         self._namespace_feed = Feed(

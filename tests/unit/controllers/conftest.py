@@ -15,7 +15,7 @@ from arktos_ray.base.tasks import Tasks
 from arktos_ray.client.informer import Informers
 from arktos_ray.client.port import Client
 from arktos_ray.controllers.loop import Controller, Neighbour, Parts, Range
-from arktos_ray.testing.fakes import FakeClock, FakePartition, settle
+from arktos_ray.testing.fakes import FakeClock, FakePartition, FakeResourcePartition, settle
 
 Object = dict[str, Any]
 
@@ -28,7 +28,7 @@ class World:
         self.tasks = Tasks()
         self.ids = Ids(7)
         self.tp = FakePartition(self.clock)
-        self.rp = FakePartition(self.clock, seed=2)
+        self.rp = FakeResourcePartition(self.clock, seed=2)
         self.client = Client(self.tp, User("test", trusted=True))
         self._neighbours = {id(part): self._neighbour(part) for part in (self.tp, self.rp)}
 

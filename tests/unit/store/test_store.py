@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from arktos_ray.api.errors import Expired, Failure, StorageFull
 from arktos_ray.base.tasks import Tasks
 from arktos_ray.store.backends.memory import MemoryDisk, MemoryLog
+from arktos_ray.store.records import encode
 from arktos_ray.store.store import Scope, Store
 from arktos_ray.store.watchcache import HistoryLimits
 
@@ -255,3 +257,16 @@ def test_a_writer_that_goes_away_takes_nobody_else_along() -> None:
         await running.crash()
 
     asyncio.run(story())
+
+
+def test_a_record_takes_the_memory_that_its_bytes_need() -> None:
+    """Encoders keep larger buffers than they fill; a million records would keep them too."""
+    obj = {"metadata": {"name": "a"}, "data": "x" * 500}
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        kept = [encode(revision, "t/n/a", obj) for revision in range(1_000)]
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (after - before) / len(kept) < len(kept[0].body) + 400

@@ -1,0 +1,1 @@
+"""`arktos bench`: what a cluster carries on this machine, beside what Arktos published."""
