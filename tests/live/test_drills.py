@@ -166,18 +166,22 @@ def test_a_second_up_says_that_it_runs_already(ground: Ground) -> None:
     assert set(ground.pids()) == set(before)
 
 
-def test_a_killed_raylet_is_mended_by_the_driver(ground: Ground, load: Load, say: Say) -> None:
+@pytest.mark.parametrize(("role", "named"), [("ray raylet", "raylet"), ("ray head (GCS)", "gcs")])
+def test_a_killed_part_of_rays_head_is_mended_by_the_driver(
+    ground: Ground, load: Load, say: Say, role: str, named: str
+) -> None:
     before = ground.status()
-    [raylet] = [p["pid"] for p in before["processes"] if p["role"] == "ray raylet"]
+    [pid] = [p["pid"] for p in before["processes"] if p["role"] == role]
     begun = time.monotonic()
-    os.kill(raylet, signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
     said = until(lambda: _said_of_start(ground), what="status says what is wrong")
     recovery = load.recovery("tp-1", begun, START_DEADLINE_S)
 
     ground.whole(without=[p["pid"] for p in before["parts"]], deadline_s=START_DEADLINE_S)
 
-    say(f"kill -9 raylet: {recovery}; status said: {said}")
-    assert "raylet has ended" in said
+    say(f"kill -9 {role}: {recovery}; status said: {said}")
+    assert named in said
+    assert "has ended" in said
     load.rescale()
     load.check()
 
