@@ -62,6 +62,15 @@ class Config(BaseModel):
     # Plain HTTP, and whoever connects is the administrator. For measuring, never for a network.
     insecure: bool = False
 
+    # What one tenant may have at each ingress; beyond it, 429 with a time to come back. The
+    # defaults and their reasons: ingress/limits.py; all limits: docs/limits.md.
+    tenant_calls_max: int = Field(1_024, ge=1)
+    tenant_watches_max: int = Field(2_000, ge=1)
+    # Bodies of requests and of large answers that are in memory.
+    tenant_bytes_mb_max: int = Field(128, ge=4)
+    # 0 is as many as its fair share of the partition allows.
+    tenant_requests_per_s: float = Field(0.0, ge=0)
+
     # How actors converse: over sockets, or over Ray calls alone (a hundred times slower).
     transport: Literal["stream", "ray"] = "stream"
     # Which tenant partition a new tenant gets (tenancy/assignment.py).

@@ -61,6 +61,12 @@ def settings(
             "insecure": config.insecure, "assignment": config.assignment,
             "pki_dir": str(places.pki), "token_key": str(places.token_key),
             "supervisor": SUPERVISOR,
+            "limits": {
+                "calls_per_tenant_max": config.tenant_calls_max,
+                "watches_per_tenant_max": config.tenant_watches_max,
+                "bytes_per_tenant_max": config.tenant_bytes_mb_max << 20,
+                "requests_per_tenant_per_s": config.tenant_requests_per_s,
+            },
         },
         "shards": config.controller_shards,
         "host": host,

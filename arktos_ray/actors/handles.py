@@ -49,6 +49,10 @@ _RESOLVE_DEADLINE_S = 5.0
 # An actor without a process for this long is not just restarting here.
 _GONE_S = 5.0
 _PULL_WAIT_S = 20.0
+# Frames that wait for the client's next pull before streams wait too.
+_FRAMES_WAITING = 64
+# Sessions of one actor: the parts of a large cluster. Then 503; idle ones end after a minute.
+_SESSIONS_MAX = 1_000
 _sessions = itertools.count()
 
 
@@ -166,6 +170,11 @@ class _RayPipe:
     async def ready(self) -> None:
         return
 
+    @property
+    def unread(self) -> int:
+        """Bounded by the calls in flight: whoever sends here waits for their answers."""
+        return 0
+
     async def _push(self) -> None:
         with contextlib.suppress(asyncio.CancelledError):
             try:
@@ -210,6 +219,7 @@ class _Session:
         self.deframer = Deframer()
         self.end = ServerEnd(peer, self, tasks)
         self._out: list[bytes] = []
+        self._out_bytes = 0
         self._wake = asyncio.Event()
         self._space = asyncio.Event()
         self._space.set()
@@ -217,9 +227,14 @@ class _Session:
 
     def send(self, frame: bytes) -> None:
         self._out.append(frame)
+        self._out_bytes += len(frame)
         self._wake.set()
-        if len(self._out) > 64:
+        if len(self._out) > _FRAMES_WAITING:
             self._space.clear()
+
+    @property
+    def unread(self) -> int:
+        return self._out_bytes
 
     async def ready(self) -> None:
         await self._space.wait()
@@ -235,6 +250,7 @@ class _Session:
         self._wake.clear()
         self._space.set()
         out, self._out = b"".join(self._out), []
+        self._out_bytes = 0
         return out
 
 
@@ -248,6 +264,8 @@ class RaySessions:
     async def push(self, name: str, data: bytes) -> None:
         self._sweep()
         if not data and name not in self._sessions:
+            if len(self._sessions) >= _SESSIONS_MAX:
+                raise Unavailable("too many sessions are open here")
             self._sessions[name] = _Session(self._peer, self._tasks)
         session = self._session(name)
         for frame in session.deframer.feed(data):

@@ -85,7 +85,8 @@ class Upstream:
 
 
 class Ingress(Part):
-    """Spec adds: bind, port, reuse_port, insecure, pki_dir, token_key, assignment, supervisor."""
+    """Spec adds: bind, port, reuse_port, insecure, pki_dir, token_key, assignment, supervisor,
+    limits (some of ingress/limits.py)."""
 
     role = "ingress"
 
@@ -101,8 +102,9 @@ class Ingress(Part):
             self.topology, self.client, spec.get("assignment", "letters"), self.clock, self.tasks
         )
         upstream = Upstream(self, directory)
+        limits = Limits(**spec.get("limits", {}))
         # A dispatcher of its own for what comes from the inside.
-        self._dispatcher = Dispatcher(upstream, self.clock, Tasks(), Limits())
+        self._dispatcher = Dispatcher(upstream, self.clock, Tasks(), limits)
         self._ingress = server.Ingress(
             upstream,
             Authenticator(directory.uid_of, key=_key(Path(spec["token_key"]))),
@@ -111,6 +113,7 @@ class Ingress(Part):
             discovery,
             openapi,
             operate=self._operate,
+            limits=limits,
             insecure=spec.get("insecure", False),
         )
         tls = None

@@ -7,8 +7,9 @@ socket here, a Ray call in `handles.py`, and a function call in the simulator.
 
 Measured over a Unix socket: 13 us a round trip, 3 us of it when pipelined; a Ray call takes 1 ms.
 
-Bounded in both directions: a stream may be CREDIT batches ahead of its reader, a connection may
-have CALLS_MAX calls in flight; beyond that the sender waits.
+Bounded in both directions: a stream may be STREAM_CREDIT batches ahead of its reader; a connection
+may have CALLS_IN_FLIGHT_MAX calls in flight and CALLS_WAITING_MAX that wait for one of those; who
+does not read what it was answered is answered no more, and in the end let go.
 """
 
 from __future__ import annotations
@@ -26,8 +27,16 @@ from typing import Any, Protocol
 import msgpack
 
 from arktos_ray.api import errors
-from arktos_ray.api.calls import Call, Peer, Reply, WatchEvent
-from arktos_ray.api.errors import Failure, Internal, TooLarge, Unavailable, Unreached
+from arktos_ray.api.calls import Call, LongReply, Peer, Reply, WatchEvent
+from arktos_ray.api.errors import (
+    Failure,
+    Internal,
+    TooLarge,
+    TooManyRequests,
+    Unavailable,
+    Unreached,
+)
+from arktos_ray.base.bounded import Gate
 from arktos_ray.base.tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -42,6 +51,15 @@ EVENTS_BYTES_PER_FRAME = 1 << 20
 # A list of 100,000 pods is 200 MB; anything larger is a bug or an attack.
 FRAME_BYTES_MAX = 512 << 20
 CALLS_IN_FLIGHT_MAX = 2_000
+# Callers that wait until a call of theirs may be in flight. Then 429: nothing was sent.
+CALLS_WAITING_MAX = 10_000
+# Streams open on one connection: all watches of a few ingresses. Then 429.
+STREAMS_MAX = 20_000
+# Answers that the other side did not read yet: one of the largest, and usual ones behind it. It
+# gets no more work done until it has: 429.
+UNREAD_BYTES_MAX = FRAME_BYTES_MAX + (64 << 20)
+# Nothing of what was sent was read for so long: the connection is cut, and what it holds let go.
+STALL_S = 30.0
 # From here on a copy costs more than a system call.
 LARGE_BYTES = 64 << 10
 _LENGTH = struct.Struct(">I")
@@ -58,6 +76,10 @@ class Pipe(Protocol):
 
     async def ready(self) -> None:
         """Returns when more may be sent without piling up."""
+
+    @property
+    def unread(self) -> int:
+        """Bytes that were sent and have not left yet."""
 
     def close(self) -> None: ...
 
@@ -86,11 +108,13 @@ def pack_replies(ident: int, replies: Sequence[Reply]) -> list[bytes]:
     pieces: list[bytes] = []
     packed: list[list[Any]] = []
     for reply in replies:
-        if len(reply.body) < LARGE_BYTES:
+        body = reply.pieces if isinstance(reply, LongReply) else (reply.body,)
+        size = sum([len(piece) for piece in body])
+        if size < LARGE_BYTES:
             packed.append(reply.pack())
             continue
-        _check_size(len(reply.body))
-        pieces += [_LENGTH.pack(_RAW | len(reply.body)) + _IDENT.pack(ident), reply.body]
+        _check_size(size)
+        pieces += [_LENGTH.pack(_RAW | size) + _IDENT.pack(ident), *body]
         packed.append([reply.code, None, reply.warnings])
     return [*pieces, pack(REPLY, ident, packed)]
 
@@ -167,6 +191,11 @@ class ServerEnd:
 
     def received(self, frame: list[Any]) -> None:
         kind, ident, payload = frame
+        if kind in (CALL, REQUEST, WATCH, SUBSCRIBE):
+            refusal = self._refused(kind)
+            if refusal is not None:
+                self._pipe.send(pack(END, ident, refusal.encode()))
+                return
         if kind == CALL:
             self._start(ident, self._call(ident, payload))
         elif kind == REQUEST:
@@ -190,6 +219,17 @@ class ServerEnd:
     @property
     def in_flight(self) -> int:
         return len(self._running)
+
+    def _refused(self, kind: int) -> Failure | None:
+        """Our side of the limits: the other end keeps to its own, if it is ours."""
+        if self._pipe.unread > UNREAD_BYTES_MAX:
+            return _busy("read what you were answered before you ask for more")
+        streams = len(self._credit)
+        if kind in (WATCH, SUBSCRIBE):
+            return _busy("too many streams on this connection") if streams >= STREAMS_MAX else None
+        if len(self._running) - streams >= CALLS_IN_FLIGHT_MAX:
+            return _busy("too many calls in flight on this connection")
+        return None
 
     def _start(self, ident: int, work: Coroutine[Any, Any, None]) -> None:
         task = self._tasks.start(work, "stream-call")
@@ -241,6 +281,10 @@ class ServerEnd:
         """The other end is gone: stop working for it."""
         for task in list(self._running.values()):
             task.cancel()
+
+
+def _busy(message: str) -> TooManyRequests:
+    return TooManyRequests(message, details={"retryAfterSeconds": 1})
 
 
 async def _packed_events(watch: AsyncIterator[list[WatchEvent]]) -> AsyncIterator[list[Any]]:
@@ -305,7 +349,7 @@ class ClientEnd:
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._bodies: dict[int, list[bytes]] = {}  # came ahead of their reply
         self._inboxes: dict[int, _Inbox] = {}
-        self._in_flight = asyncio.Semaphore(CALLS_IN_FLIGHT_MAX)
+        self._in_flight = Gate(CALLS_IN_FLIGHT_MAX, CALLS_WAITING_MAX)
         self.dead = False
 
     def received(self, frame: list[Any]) -> None:
@@ -352,8 +396,12 @@ class ClientEnd:
         self.lost()
 
     async def ask(self, kind: int, payload: Any, deadline_s: float) -> Any:
-        async with self._in_flight:
+        if not await self._in_flight.enter():
+            raise _busy(f"too many calls wait for {self.name}; try again")
+        try:
             return await self._ask(kind, payload, deadline_s)
+        finally:
+            self._in_flight.leave()
 
     async def _ask(self, kind: int, payload: Any, deadline_s: float) -> Any:
         if self.dead:
@@ -415,7 +463,11 @@ class SocketPipe(asyncio.Protocol):
         self._deframer = Deframer()
         self._out: list[bytes] = []
         self._transport: asyncio.Transport | None = None
+        self._out_bytes = 0
         self._writable: asyncio.Future[None] | None = None
+        self._stalled: asyncio.TimerHandle | None = None
+        self._sent = 0  # ever
+        self._read = 0  # of that, when it was looked at last
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
@@ -443,9 +495,17 @@ class SocketPipe(asyncio.Protocol):
         if not self._out:
             asyncio.get_running_loop().call_soon(self._flush)
         self._out.append(frame)
+        self._out_bytes += len(frame)
+        self._sent += len(frame)
+
+    @property
+    def unread(self) -> int:
+        transport = self._transport
+        return self._out_bytes + (transport.get_write_buffer_size() if transport else 0)
 
     def _flush(self) -> None:
         out, self._out = self._out, []
+        self._out_bytes = 0
         if self._transport is None or self._transport.is_closing():
             return
         together: list[bytes] = []
@@ -465,9 +525,29 @@ class SocketPipe(asyncio.Protocol):
             await asyncio.shield(self._writable)
 
     def pause_writing(self) -> None:
-        self._writable = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self._writable = loop.create_future()
+        self._read = self._sent - self.unread
+        self._stalled = loop.call_later(STALL_S, self._look)
+
+    def _look(self) -> None:
+        """Whether anything was read since the last look."""
+        if self._transport is None:
+            return
+        read = self._sent - self.unread
+        if read <= self._read:
+            log.warning(
+                "the other end reads nothing; its connection and %d bytes are let go", self.unread
+            )
+            self._transport.abort()
+            return
+        self._read = read
+        self._stalled = asyncio.get_running_loop().call_later(STALL_S, self._look)
 
     def resume_writing(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
         waiting, self._writable = self._writable, None
         if waiting is not None and not waiting.done():
             waiting.set_result(None)
@@ -533,6 +613,8 @@ class StreamPeer:
 
     Calls are never repeated here: one that was in flight when the connection broke raises
     Unavailable, and the caller knows whether repeating it is safe.
+
+    Lists travel on a connection of their own: behind 30 MB of pods the shortest answer waits 50 ms.
     """
 
     # Long enough for a group commit on a slow disk; the ingress has its own, shorter patience.
@@ -545,6 +627,7 @@ class StreamPeer:
         self._connecting: asyncio.Lock | None = None
         self._attempts = 0
         self._refused: Unreached | None = None  # by the latest attempt
+        self._lists: StreamPeer | None = None
 
     async def _ready(self) -> ClientEnd:
         end = self._end
@@ -568,6 +651,13 @@ class StreamPeer:
             return self._end
 
     async def call(self, calls: Sequence[Call]) -> list[Reply]:
+        if len(calls) == 1 and calls[0].verb == "list":
+            if self._lists is None:
+                self._lists = StreamPeer(self.name, self._connect)
+            return await self._lists._ask(calls)
+        return await self._ask(calls)
+
+    async def _ask(self, calls: Sequence[Call]) -> list[Reply]:
         end = await self._ready()
         packed = [call.pack() for call in calls]
         replies = await end.ask(CALL, packed, self.CALL_DEADLINE_S)
@@ -596,6 +686,8 @@ class StreamPeer:
             await items.aclose()  # type: ignore[attr-defined]
 
     def close(self) -> None:
+        if self._lists is not None:
+            self._lists.close()
         if self._end is not None:
             self._end.close()
 

@@ -89,6 +89,20 @@ class Reply:
         return cls(packed[0], packed[1], tuple(packed[2]))
 
 
+class LongReply(Reply):
+    """A Reply whose body is in pieces, as it leaves in: joining 30 MB takes 20 ms in one step."""
+
+    __slots__ = ("pieces",)
+
+    def __init__(self, code: int, pieces: Sequence[bytes]) -> None:
+        self.code, self.warnings = code, ()
+        self.pieces = pieces
+
+    @property
+    def body(self) -> bytes:  # type: ignore[override]
+        return b"".join(self.pieces)
+
+
 # Event types. A BOOKMARK's body is empty; only its revision counts.
 ADDED, MODIFIED, DELETED, BOOKMARK = "ADDED", "MODIFIED", "DELETED", "BOOKMARK"
 

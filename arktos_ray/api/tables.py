@@ -48,10 +48,33 @@ def table(
     include_object: Metadata (what clients get who do not ask), Object or None.
     with_columns: False for every event of a watch but the first.
     """
+    shown = rows(resource, items, now, include_object, version)
+    return head(resource, meta, version, with_columns) + b",".join(shown) + b"]}"
+
+
+def head(
+    resource: scheme.Resource, meta: dict[str, Any], version: str = "v1", with_columns: bool = True
+) -> bytes:
+    """A Table up to its first row; after the last one comes `]}`."""
+    empty = orjson.dumps(
+        {
+            "kind": "Table",
+            "apiVersion": f"meta.k8s.io/{version}",
+            "metadata": meta,
+            "columnDefinitions": columns(resource) if with_columns else [],
+            "rows": [],
+        }
+    )
+    return empty.removesuffix(b"]}")
+
+
+def rows(
+    resource: scheme.Resource, items: Iterable[bytes], now: float, include_object: str, version: str
+) -> list[bytes]:
     cells = _ROWS.get(resource.gvr, _generic)
     api_version = f"meta.k8s.io/{version}"
     is_pod = resource.gvr == "pods"
-    rows = []
+    rendered = []
     for stored in items:
         obj = orjson.loads(stored)
         one: dict[str, Any] = {"cells": cells(obj, now)}
@@ -69,16 +92,8 @@ def table(
                 "apiVersion": api_version,
                 "metadata": obj.get("metadata") or {},
             }
-        rows.append(one)
-    return orjson.dumps(
-        {
-            "kind": "Table",
-            "apiVersion": api_version,
-            "metadata": meta,
-            "columnDefinitions": columns(resource) if with_columns else [],
-            "rows": rows,
-        }
-    )
+        rendered.append(orjson.dumps(one))
+    return rendered
 
 
 # --- times ----------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from arktos_ray.api.calls import Call, Reply
 from arktos_ray.api.names import SYSTEM_TENANT, Key
 from arktos_ray.api.scheme import Resource
 from arktos_ray.apiserver.service_ips import ServiceIPs
+from arktos_ray.apiserver.turns import Turns
 from arktos_ray.base.clock import Clock, rfc3339
 from arktos_ray.base.ids import Ids
 from arktos_ray.store.records import Record
@@ -35,6 +36,7 @@ class Partition:
     # Of the topology that this partition knows: tenants are made by no older one.
     topology_version: int = 0
     draining: bool = False  # then it takes no new tenants, or nodes
+    turns: Turns = field(default_factory=Turns)
     _decoded: dict[tuple[str, str], tuple[Record, Object]] = field(default_factory=dict)
     _second: int = -1
     _now: str = ""

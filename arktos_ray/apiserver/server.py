@@ -1,7 +1,8 @@
 """What a partition does with a call: authorise, find the verb, run it, commit, answer.
 
-`handle` takes a batch. Every call of it is decided in order, in one step of the loop unless a list
-must wait for a revision; the batch is committed once; then all are answered.
+`call` takes a batch, and waits for its turn while the partition is behind (turns.py). Every call
+of it is decided in order, in one step of the loop unless a list is long or must wait for a
+revision; the batch is committed once; then all are answered.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ class Server:
         self.calls_total = 0
 
     async def call(self, calls: Sequence[Call]) -> list[Reply]:
+        """Raises TooManyRequests when too much waits already: nothing of it was done."""
+        await self.partition.turns.begin(calls)
         replies: list[Reply] = []
         wrote: list[int] = []  # not committed yet
         unsure = False  # whether a call that failed left a part of its work (deletecollection)
@@ -151,4 +154,6 @@ class Server:
             "calls": self.calls_total,
             "commits": store.commits,
             "rows": store.rows_written,
+            "waiting": self.partition.turns.waiting(),
+            "refused": self.partition.turns.refused,
         }

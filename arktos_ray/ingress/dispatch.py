@@ -1,14 +1,9 @@
-"""Calls to partitions and back: batched per partition, searched, merged. The asking side.
-
-Reads and writes have lanes of their own to each partition, so that a get does not wait for
-somebody's commit; lists go alone, since a batch is answered as a whole.
-"""
+"""Calls to partitions and back: searched, merged, and sent through lanes (lanes.py)."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -20,6 +15,7 @@ from arktos_ray.base.clock import Clock
 from arktos_ray.base.tasks import Tasks
 from arktos_ray.ingress import merge, status
 from arktos_ray.ingress.homes import Each, One, Search, home_of, spans
+from arktos_ray.ingress.lanes import Lanes
 from arktos_ray.ingress.limits import Limits
 from arktos_ray.ingress.port import Upstream
 
@@ -32,65 +28,7 @@ _FOUND_MAX = 200_000
 # Batches of one member of a merged watch that wait for the others.
 _MEMBER_BATCHES_MAX = 64
 _PROGRESS_REPEAT_S = 0.5
-_READS, _WRITES = "reads", "writes"
 _SAFE = ("get", "list")
-
-
-class _Lane:
-    """Calls on their way to one partition: those of one loop iteration go as one batch.
-
-    Once a few batches are in flight the rest gathers until one returns. Measured over TLS, 64
-    connections, against a partition that takes 1 ms and 30 us a call: at most 1 batch in flight
-    6.6K requests/s, 2 10.1K, 4 9.5K, no limit 8.9K; CPU a request is lowest at 4 (77 us).
-    """
-
-    def __init__(self, upstream: Upstream, partition: str, tasks: Tasks, limits: Limits) -> None:
-        self._upstream, self._partition = upstream, partition
-        self._tasks, self._limits = tasks, limits
-        self._loop = asyncio.get_running_loop()
-        self._waiting: deque[tuple[Call, asyncio.Future[Reply], float]] = deque()
-        self._scheduled = False
-        self._in_flight = 0
-
-    def submit(self, call: Call) -> asyncio.Future[Reply]:
-        answer: asyncio.Future[Reply] = self._loop.create_future()
-        self._waiting.append((call, answer, self._loop.time()))
-        if not self._scheduled and self._in_flight < self._limits.batches_in_flight_max:
-            self._scheduled = True
-            self._loop.call_soon(self._flush)
-        return answer
-
-    def _flush(self) -> None:
-        self._scheduled = False
-        waiting = self._waiting
-        while waiting and self._in_flight < self._limits.batches_in_flight_max:
-            batch: list[tuple[Call, asyncio.Future[Reply], float]] = []
-            while waiting and len(batch) < self._limits.batch_calls_max:
-                entry = waiting.popleft()
-                if not entry[1].done():  # Cancelled: the client went away before it was sent.
-                    batch.append(entry)
-            if batch:
-                self._in_flight += 1
-                self._tasks.start(self._send(batch), "ingress-batch")
-
-    async def _send(self, batch: list[tuple[Call, asyncio.Future[Reply], float]]) -> None:
-        # The oldest waited longest; the rest shares its deadline.
-        left_s = self._limits.call_s - (self._loop.time() - batch[0][2])
-        try:
-            calls = [call for call, _, _ in batch]
-            replies = await ask(self._upstream, self._partition, calls, left_s, self._limits)
-            for (_, answer, _), reply in zip(batch, replies, strict=True):
-                if not answer.done():
-                    answer.set_result(reply)
-        finally:
-            for _, answer, _ in batch:  # Only after a bug (which is logged) or at shutdown.
-                if not answer.done():
-                    failure = errors.Unavailable(f"no answer from {self._partition}")
-                    answer.set_result(status.reply(failure))
-            self._in_flight -= 1
-            if self._waiting and not self._scheduled:
-                self._scheduled = True
-                self._loop.call_soon(self._flush)
 
 
 @contextlib.asynccontextmanager
@@ -137,7 +75,7 @@ class Dispatcher:
 
     def __init__(self, upstream: Upstream, clock: Clock, tasks: Tasks, limits: Limits) -> None:
         self._upstream, self._clock, self._tasks, self._limits = upstream, clock, tasks, limits
-        self._lanes: dict[tuple[str, str], _Lane] = {}
+        self.lanes = Lanes(self._ask, tasks, limits)
         self._found: dict[tuple[str, str, str, str], str] = {}
         self._merged_watches: set[_MergedWatch] = set()
 
@@ -189,18 +127,10 @@ class Dispatcher:
             )
 
     def _submit(self, partition: str, call: Call) -> Awaitable[Reply]:
-        if call.verb == "list" or call.verb == "deletecollection":
-            return self._alone(partition, call)
-        kind = _READS if call.verb == "get" else _WRITES
-        lane = self._lanes.get((partition, kind))
-        if lane is None:
-            lane = _Lane(self._upstream, partition, self._tasks, self._limits)
-            self._lanes[partition, kind] = lane
-        return lane.submit(call)
+        return self.lanes.submit(partition, call)
 
-    async def _alone(self, partition: str, call: Call) -> Reply:
-        [reply] = await ask(self._upstream, partition, [call], self._limits.call_s, self._limits)
-        return reply
+    async def _ask(self, partition: str, calls: Sequence[Call], left_s: float) -> list[Reply]:
+        return await ask(self._upstream, partition, calls, left_s, self._limits)
 
     # Objects that may be in one of several partitions.
 

@@ -26,15 +26,56 @@ _VERBS = {"create": "POST", "update": "PUT", "deletecollection": "DELETECOLLECTI
 _REQUEST_LABELS = ("verb", "group", "version", "resource", "subresource", "code")
 _DURATION_LABELS = _REQUEST_LABELS[:-1]
 
+# Tenants with a label of their own; the rest are one. A scrape's size does not grow with tenants.
+TENANTS_SHOWN = 20
+OTHERS = "other"
+
 Gauges = Callable[[], Mapping[str, tuple[str, float]]]
+ByTenant = Callable[[], Mapping[str, tuple[str, Mapping[str, int]]]]
+
+
+class TenantCounts:
+    """A counter by tenant, shown for the busiest only; what the others counted is one figure.
+
+    Who is shown is decided at each scrape. A tenant that loses its label leaves its count to the
+    others, one that gets it starts from there: no series ever goes back. Pure.
+    """
+
+    def __init__(self, shown: int = TENANTS_SHOWN) -> None:
+        self._shown_max = shown
+        self._new: dict[str, int] = {}  # since the last scrape
+        self._shown: dict[str, int] = {}
+        self._others = 0
+
+    def count(self, tenant: str) -> None:
+        new = self._new
+        new[tenant] = new.get(tenant, 0) + 1
+
+    def scrape(self) -> dict[str, int]:
+        new, self._new = self._new, {}
+        shown = self._shown
+        known = sorted({*shown, *new}, key=lambda t: (-new.get(t, 0), -shown.get(t, 0), t))
+        for tenant in known[self._shown_max :]:
+            self._others += shown.pop(tenant, 0) + new.pop(tenant, 0)
+        for tenant, count in new.items():
+            shown[tenant] = shown.get(tenant, 0) + count
+        return {**dict(sorted(shown.items())), OTHERS: self._others}
+
+
+def busiest(of: Mapping[str, int], shown: int = TENANTS_SHOWN) -> dict[str, int]:
+    """The largest, and the sum of the rest."""
+    ordered = sorted(of.items(), key=lambda item: (-item[1], item[0]))
+    return {**dict(ordered[:shown]), OTHERS: sum(count for _, count in ordered[shown:])}
 
 
 class Metrics(Collector):
     """Counts requests. Labels come from the scheme's table and our codes: they are bounded."""
 
-    def __init__(self, gauges: Gauges) -> None:
-        """gauges: name -> (help, value), asked at every scrape."""
-        self._gauges = gauges
+    def __init__(self, gauges: Gauges, by_tenant: ByTenant) -> None:
+        """gauges: name -> (help, value); by_tenant: with a value for each. Asked at each scrape."""
+        self._gauges, self._by_tenant = gauges, by_tenant
+        self._tenants, self._refused = TenantCounts(), TenantCounts()
+        self.count_of, self.count_refused = self._tenants.count, self._refused.count
         self._requests: dict[tuple[str, str, str, int], int] = {}
         self._durations: dict[tuple[str, str, str], tuple[list[int], list[float]]] = {}
         self._registry = CollectorRegistry(auto_describe=False)
@@ -71,6 +112,19 @@ class Metrics(Collector):
                 buckets.append(("+Inf" if bound is None else str(bound), float(so_far)))
             durations.add_metric(_labels(verb, gvr, subresource), buckets, total[0])
         yield durations
+        for name, text, counted in (
+            ("arktos_tenant_requests", "Requests by tenant.", self._tenants),
+            ("arktos_tenant_requests_refused", "Answered with 429, by tenant.", self._refused),
+        ):
+            counter = CounterMetricFamily(name, text, labels=("tenant",))
+            for tenant, count in counted.scrape().items():
+                counter.add_metric((tenant,), count)
+            yield counter
+        for name, (text, of) in self._by_tenant().items():
+            gauge = GaugeMetricFamily(name, text, labels=("tenant",))
+            for tenant, amount in busiest(of).items():
+                gauge.add_metric((tenant,), amount)
+            yield gauge
         for name, (text, value) in self._gauges().items():
             yield GaugeMetricFamily(name, text, value)
 

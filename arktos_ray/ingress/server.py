@@ -31,6 +31,7 @@ from arktos_ray.ingress.documents import Discovery, Documents, OpenApi
 from arktos_ray.ingress.limits import Limits
 from arktos_ray.ingress.metrics import Metrics
 from arktos_ray.ingress.port import Upstream
+from arktos_ray.ingress.shares import Rate, Shares
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,11 @@ _WEBSOCKET_PROTOCOLS = ("base64.binary.k8s.io", "binary.k8s.io")
 _SWEEP_S = 5.0
 # Answers below this fit in the socket's buffer: nobody waits for the client.
 _DRAIN_BYTES_MIN = 64 * 1024
+# Larger ones go piece by piece: a megabyte costs 1 ms with TLS, and others want to be heard.
+_PIECE_BYTES = 256 * 1024
+# Time for the client to read an answer, and more for a large one: 100 KB/s. Then it is cut.
 _DRAIN_S = 120.0
+_DRAIN_BYTES_PER_S = 100_000
 _LOOPBACK = ("127.", "::1", "::ffff:127.")
 _TEXT = "text/plain; charset=utf-8"
 # (method, payload) -> what the supervisor answers.
@@ -67,18 +72,27 @@ class Answer:
         if self.data:
             transport.write(self.data)
             if self.body:
-                transport.write(self.body)
-            if len(self.data) + len(self.body) >= _DRAIN_BYTES_MIN:
-                await _drain(request)
+                await self._send(request, transport)
+
+    async def _send(self, request: BaseRequest, transport: asyncio.Transport) -> None:
+        left_s = _DRAIN_S + len(self.body) / _DRAIN_BYTES_PER_S
+        until = asyncio.get_running_loop().time() + left_s
+        view = memoryview(self.body)
+        for start in range(0, len(view), _PIECE_BYTES):
+            transport.write(view[start : start + _PIECE_BYTES])
+            await _drain(request, until)
+            await asyncio.sleep(0)
 
     async def write_eof(self) -> None:
         pass
 
 
-async def _drain(request: BaseRequest) -> None:
+async def _drain(request: BaseRequest, until: float | None = None) -> None:
     """Waits until the client has read; one that does not is cut."""
+    if until is None:
+        until = asyncio.get_running_loop().time() + _DRAIN_S
     try:
-        async with asyncio.timeout(_DRAIN_S):
+        async with asyncio.timeout_at(until):
             await request.writer.drain()
     except TimeoutError:
         if request.transport is not None:
@@ -153,35 +167,6 @@ class _Server(web.Server):
                     connection.force_close()
 
 
-class _Shares:
-    """How much of something is in use: together, and by each tenant but the system's."""
-
-    def __init__(self, what: str, total_max: int, tenant_max: int) -> None:
-        self._what, self._total_max, self._tenant_max = what, total_max, tenant_max
-        self._of: dict[str, int] = {}
-        self.total = 0
-
-    def enter(self, tenant: str) -> None:
-        """Who enters leaves. Raises TooManyRequests; the total alone binds the system tenant."""
-        of = self._of.get(tenant, 0)
-        if self.total >= self._total_max:
-            raise errors.TooManyRequests(f"too many {self._what} are open here; try again")
-        if of >= self._tenant_max and tenant != SYSTEM_TENANT:
-            raise errors.TooManyRequests(
-                f'too many {self._what} of tenant "{tenant}" are open here; try again'
-            )
-        self._of[tenant] = of + 1
-        self.total += 1
-
-    def leave(self, tenant: str) -> None:
-        self.total -= 1
-        left = self._of[tenant] - 1
-        if left:
-            self._of[tenant] = left
-        else:
-            del self._of[tenant]
-
-
 def tls_context(certificate: str, key: str, client_ca: str | None) -> ssl.SSLContext:
     """TLS as we serve it: 1.2 or newer, a client certificate welcome when we know its CA."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -211,10 +196,19 @@ class Ingress:
         self._dispatcher = Dispatcher(upstream, clock, self._tasks, self._limits)
         self._hub = streams.Hub(self._dispatcher, clock, self._tasks, self._limits)
         self._documents = Documents(discovery, openapi)
-        self._metrics = Metrics(self._gauges)
+        self._metrics = Metrics(self._gauges, self._by_tenant)
         most = self._limits
-        self._calls = _Shares("requests", most.calls_max, most.calls_per_tenant_max)
-        self._streams = _Shares("watches", most.watches_max, most.watches_per_tenant_max)
+        self._calls = Shares(
+            "requests", most.calls_max, most.calls_per_tenant_max, most.calls_reserve
+        )
+        self._streams = Shares(
+            "watches", most.watches_max, most.watches_per_tenant_max, most.watches_reserve
+        )
+        self._bytes = Shares(
+            "bytes of requests and answers", most.bytes_max, most.bytes_per_tenant_max,
+            most.bytes_reserve,
+        )  # fmt: skip
+        self._rate = Rate(most.requests_per_tenant_per_s)
         self._watches: set[streams.Watcher] = set()
         self._stopping = False
         self._dated, self._date_line = 0, b""
@@ -290,6 +284,8 @@ class Ingress:
             if isinstance(routed, routes.Local):
                 return await self._local(request, routed, user)
             call = routed
+            self._metrics.count_of(user.tenant)
+            self._rate.take(user.tenant, start)
             if call.verb == "watch":
                 return await self._watch(request, call)
             if call.subresource == "log":
@@ -297,6 +293,8 @@ class Ingress:
             return await self._answer_call(request, call, start)
         except errors.Failure as failure:
             reply = status.reply(failure)
+            if call is not None and failure.code == errors.TooManyRequests.code:
+                self._metrics.count_refused(call.user.tenant)
         except HTTPRequestEntityTooLarge:
             reply = status.reply(
                 errors.TooLarge(
@@ -346,17 +344,32 @@ class Ingress:
         if form.shape:
             call.options["_table"] = form.version
         call.user_agent = headers.get("User-Agent", "")
-        if request.method != "GET":
-            call.body = await self._body(request)
-            if call.body or call.verb in ("create", "update", "patch"):
-                call.content_type = http1.body_type(call.verb, headers.get("Content-Type", ""))
         tenant = call.user.tenant
         self._calls.enter(tenant)
+        held = 0
         try:
+            if request.method != "GET":
+                held = self._hold_body(request, tenant)
+                call.body = await self._body(request)
+                if call.body or call.verb in ("create", "update", "patch"):
+                    call.content_type = http1.body_type(call.verb, headers.get("Content-Type", ""))
             reply = await self._dispatcher.call(call)
         finally:
             self._calls.leave(tenant)
+            if held:
+                self._bytes.leave(tenant, held)
+        if reply.code == errors.TooManyRequests.code:
+            self._metrics.count_refused(tenant)
         return await self._finish(request, call, reply, form, start)
+
+    def _hold_body(self, request: BaseRequest, tenant: str) -> int:
+        """Room for what is to come, before it comes; as much as it may be, when nobody says."""
+        if not request.can_read_body:
+            return 0
+        length, most = request.content_length, self._limits.body_bytes_max
+        held = most if length is None else min(length, most)
+        self._bytes.enter(tenant, held)
+        return held
 
     async def _body(self, request: BaseRequest) -> bytes:
         if not request.can_read_body:
@@ -390,7 +403,17 @@ class Ingress:
         if len(body) >= self._limits.gzip_bytes_min and self._compresses_for(request):
             body = await asyncio.to_thread(http1.compress, body)
             more = b"Content-Encoding: gzip\r\nVary: Accept-Encoding\r\n"
-        return self._respond(request, Reply(reply.code, body, reply.warnings), media, more)
+        answer = self._respond(request, Reply(reply.code, body, reply.warnings), media, more)
+        if not answer.body:
+            return answer
+        # Large: the tenant has these bytes in our memory until its client has read them.
+        tenant, size = call.user.tenant, len(answer.body)
+        self._bytes.hold(tenant, size)
+        try:
+            await answer.prepare(request)
+        finally:
+            self._bytes.leave(tenant, size)
+        return Answer(b"", answer.keep_alive)
 
     def _respond(
         self, request: BaseRequest, reply: Reply, media: str = http1.JSON, more: bytes = b""
@@ -462,8 +485,9 @@ class Ingress:
             await fanout.ready()
             self._metrics.count("watch", call.gvr, "", 200, 0.0)
             watcher = streams.Watcher(
-                transport, self._limits.watch_backlog_bytes_max, after=after, websocket=websocket
-            )
+                transport, self._limits.watch_backlog_bytes_max, after=after, websocket=websocket,
+                stalled=self._hub.stalled, tenant=call.user.tenant,
+            )  # fmt: skip
             self._watches.add(watcher)
             timer = loop.call_later(timeout_s, streams.end_in_time, fanout, watcher)
             try:
@@ -616,6 +640,15 @@ class Ingress:
             body = http1.pretty(body)
         return self._respond(request, Reply(200, body))
 
+    def _by_tenant(self) -> Mapping[str, tuple[str, Mapping[str, int]]]:
+        return {
+            "arktos_tenant_inflight_requests": ("Calls being answered.", self._calls.by_tenant()),
+            "arktos_tenant_watches": ("Watches open.", self._streams.by_tenant()),
+            "arktos_tenant_inflight_bytes": (
+                "Bytes of requests and answers held.", self._bytes.by_tenant(),
+            ),
+        }  # fmt: skip
+
     def _gauges(self) -> Mapping[str, tuple[str, float]]:
         server = self._server
         return {
@@ -623,6 +656,13 @@ class Ingress:
             "apiserver_longrunning_requests": ("Watches open.", self._streams.total),
             "apiserver_watch_streams": ("Upstream watches open.", self._hub.streams),
             "apiserver_watch_events_sent": ("Events written to watchers.", self._hub.sent),
+            "apiserver_watch_dropped": (
+                "Watches ended because their client did not read.", self._hub.dropped,
+            ),
+            "arktos_ingress_bytes": ("Bytes of requests and answers held.", self._bytes.total),
+            "arktos_ingress_watch_stalled_bytes": (
+                "Bytes that watchers did not read yet.", self._hub.stalled.total,
+            ),
             "arktos_ingress_connections": (
                 "Connections open.", len(server.connections) if server else 0,
             ),

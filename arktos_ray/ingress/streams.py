@@ -2,7 +2,7 @@
 
 A Fanout reads one upstream watch and keeps its Watchers. Every batch becomes one HTTP chunk (and,
 if anybody wants them, WebSocket frames), and the same bytes go to every transport. Nobody waits
-for a slow client: whoever is too far behind is told to list again.
+for a slow client: the stream of one that is too far behind ends, where it can be resumed.
 """
 
 from __future__ import annotations
@@ -29,37 +29,77 @@ _OURS = ("timeout", "timeoutSeconds", "allowWatchBookmarks", "watch", "pretty", 
 _STARTS = ("resourceVersion", "resourceVersionMatch")
 # After the last words to a client that does not read: then the connection is cut.
 _CUT_AFTER_S = 10.0
+# Less in front of a watcher is on its way, not stalled.
+_STALLED_BYTES_MIN = 64 * 1024
+
+
+class Stalled:
+    """What watchers did not read yet, by tenant: each may hold so much of our memory."""
+
+    def __init__(self, tenant_max: int) -> None:
+        self._tenant_max = tenant_max
+        self._of: dict[str, int] = {}
+        self.total = 0
+
+    def change(self, tenant: str, by: int) -> bool:
+        """False when the tenant has more than it may."""
+        self.total += by
+        left = self._of.get(tenant, 0) + by
+        if left:
+            self._of[tenant] = left
+        else:
+            self._of.pop(tenant, None)
+        return left <= self._tenant_max
 
 
 class Watcher:
     """One client of a Fanout. Its handler waits for `done`."""
 
-    __slots__ = ("_backlog_max", "_loop", "_transport", "after", "done", "websocket")
+    __slots__ = (
+        "_backlog_max", "_held", "_loop", "_stalled", "_tenant", "_transport", "after", "done",
+        "websocket",
+    )  # fmt: skip
 
     def __init__(
-        self, transport: asyncio.Transport, backlog_max: int, *, after: int = 0,
-        websocket: bool = False,
+        self, transport: asyncio.Transport, backlog_max: int, *, stalled: Stalled, tenant: str,
+        after: int = 0, websocket: bool = False,
     ) -> None:  # fmt: skip
         self._transport = transport
         self._backlog_max = backlog_max
+        self._stalled, self._tenant = stalled, tenant
+        self._held = 0  # what Stalled knows of
         self._loop = asyncio.get_running_loop()
         self.after = after  # what the client has seen already
         self.websocket = websocket
         # True: ended in order, the connection can go on. False: it cannot.
         self.done: asyncio.Future[bool] = self._loop.create_future()
 
-    def write(self, data: bytes) -> None:
-        """Never waits and never buffers more than the limit."""
+    def write(self, data: bytes) -> bool:
+        """Never waits. False when too much waits already: nothing was written."""
         transport = self._transport
         if self.done.done() or transport.is_closing():
-            return
-        if transport.get_write_buffer_size() > self._backlog_max:
-            failure = errors.Expired("the watch fell too far behind; list again")
-            self.finish(http1.error_line(failure), good=False)
-            # Politely first; a client that still does not read is cut.
-            self._loop.call_later(_CUT_AFTER_S, transport.abort)
-            return
+            return True
+        waiting = transport.get_write_buffer_size()
+        if waiting > _STALLED_BYTES_MIN:
+            before, self._held = self._held, waiting
+            if not self._stalled.change(self._tenant, waiting - before):
+                return False
+            if waiting > self._backlog_max:
+                return False
+        elif self._held:
+            self.let_go()
         transport.write(data)
+        return True
+
+    def drop(self, line: bytes) -> None:
+        """Politely: last words and the end. A client that still does not read is cut."""
+        self.finish(line, good=False)
+        self._loop.call_later(_CUT_AFTER_S, self._transport.abort)
+
+    def let_go(self) -> None:
+        """Nothing of what it did not read is counted any more."""
+        self._stalled.change(self._tenant, -self._held)
+        self._held = 0
 
     def finish(self, line: bytes = b"", *, good: bool = True) -> None:
         """A last line, if any, and the end of the stream. Safe to call twice."""
@@ -107,7 +147,7 @@ class Fanout:
         self.failure: errors.Failure | None = None
         self.closed = False
         self.task: asyncio.Task[Any] | None = None
-        self.delivered = 0
+        self.delivered = self.dropped = 0
 
     async def pump(self) -> None:
         """Reads the upstream watch until it ends."""
@@ -150,6 +190,7 @@ class Fanout:
         if watcher is not None:
             self._watchers.discard(watcher)
             self._joining.discard(watcher)
+            watcher.let_go()
         self._claims -= 1
         if not self._claims:
             self._close()
@@ -181,6 +222,7 @@ class Fanout:
         return not self._joinable or revision > watcher.after
 
     def _deliver(self, batch: list[WatchEvent]) -> None:
+        seen = self._position if self._settled else 0  # by everybody who listens
         lines: list[tuple[int, bytes]] = []
         for event in batch:
             revision = event.revision
@@ -208,12 +250,24 @@ class Fanout:
         chunk = frames = b""
         for watcher in watchers:
             if watcher.websocket:
-                frames = frames or _framed([line for _, line in lines], True)
-                watcher.write(frames)
+                data = frames = frames or _framed([line for _, line in lines], True)
             else:
-                chunk = chunk or _framed([line for _, line in lines], False)
-                watcher.write(chunk)
+                data = chunk = chunk or _framed([line for _, line in lines], False)
+            if not watcher.write(data):
+                watcher.drop(self._parting(watcher, seen))
+                self.dropped += 1
         watchers.update(joined)
+
+    def _parting(self, watcher: Watcher, seen: int) -> bytes:
+        """The last line to one that does not read: from where it can go on, if it asked for that.
+
+        Every event says so as well. Only who has not seen the whole state yet must list again.
+        """
+        if not seen:
+            return http1.error_line(errors.Expired("the watch fell too far behind; list again"))
+        if not self.bookmarks or seen <= watcher.after:
+            return b""
+        return self._bookmark(seen, initial_end=False)
 
     def _catch_up(self, lines: list[tuple[int, bytes]]) -> list[Watcher]:
         """Those ahead of the stream who get their first new lines here, and stay with it now."""
@@ -257,10 +311,11 @@ class Hub:
     def __init__(self, dispatcher: Dispatcher, clock: Clock, tasks: Tasks, limits: Limits) -> None:
         self._dispatcher, self._clock, self._tasks = dispatcher, clock, tasks
         self._limits = limits
+        self.stalled = Stalled(limits.watch_stalled_bytes_per_tenant_max)
         self._shared: dict[tuple[object, ...], Fanout] = {}
         self._bookmarked: set[Fanout] = set()
         self._open: set[Fanout] = set()
-        self._delivered = 0  # by streams that ended
+        self._delivered = self._dropped = 0  # by streams that ended
 
     def start(self) -> None:
         self._tasks.start(self._bookmark_regularly(), "ingress-bookmarks")
@@ -304,6 +359,7 @@ class Hub:
         self._bookmarked.discard(fanout)
         self._open.discard(fanout)
         self._delivered += fanout.delivered
+        self._dropped += fanout.dropped
 
     @property
     def streams(self) -> int:
@@ -314,6 +370,11 @@ class Hub:
     def sent(self) -> int:
         """Events written to watchers, ever."""
         return self._delivered + sum(fanout.delivered for fanout in self._open)
+
+    @property
+    def dropped(self) -> int:
+        """Watchers whose streams ended because they did not read, ever."""
+        return self._dropped + sum(fanout.dropped for fanout in self._open)
 
     async def _bookmark_regularly(self) -> None:
         while True:

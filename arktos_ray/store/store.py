@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from arktos_ray.api.errors import Failure, Timeout, TooLarge, Unavailable
+from arktos_ray.api.errors import Failure, Timeout, TooLarge, TooManyRequests, Unavailable
 from arktos_ray.base.clock import Clock
 from arktos_ray.base.tasks import Tasks
 from arktos_ray.store.mvcc import Table, prefix_of
@@ -35,8 +35,16 @@ _TOO_LARGE = "Too large resource version"
 OBJECT_BYTES_MAX = 3 << 20
 # Kept among the floors: the newest revision that was shown ahead of the clock.
 _HIGH_WATER = ""
-# References only; a subscription that is further behind reads from the history instead.
-_BACKLOG_CHANGES_MAX = 20_000
+# A subscription that is further behind forgets what waits, and reads from the history instead. In
+# references: 32 KB, so 32 MB when all of a thousand watchers stall.
+_BACKLOG_CHANGES_MAX = 4_000
+# In bodies: the history lets go of them in time, a backlog does not. Stalled watchers share them.
+_BACKLOG_BYTES_MAX = 16 << 20
+# Of the history in one step of the loop: some milliseconds for who reads it.
+_CATCH_UP_CHANGES_MAX = 500
+# Writes that collect while the disk is slow: of many seconds on a healthy one. Then 429.
+COLLECTED_WRITES_MAX = 50_000
+COLLECTED_BYTES_MAX = 128 << 20
 _COMPACT_INTERVAL_S = 5.0
 
 
@@ -44,6 +52,7 @@ _COMPACT_INTERVAL_S = 5.0
 class _Batch:
     rows: list[Row] = field(default_factory=list)
     changes: list[tuple[str, Record]] = field(default_factory=list)  # (gvr, record)
+    size: int = 0  # bytes of their bodies
     done: asyncio.Future[None] | None = None
 
 
@@ -67,18 +76,25 @@ class Subscription:
         self.gvr, self.scope = gvr, scope
         self.position = position  # everything up to here was handed out
         self._waiting: list[Change] = []
-        self._lagging = False
+        self._bytes = 0
+        self._lagging = False  # what comes next is in the history, not here
         self._wake: asyncio.Future[None] | None = None
         self._progress_wanted = False
 
     def offer(self, change: Change) -> None:
         if self._lagging:
             return
-        if len(self._waiting) >= _BACKLOG_CHANGES_MAX:
-            self._waiting.clear()
-            self._lagging = True
+        self._bytes += len(change.record.body)
+        if len(self._waiting) >= _BACKLOG_CHANGES_MAX or self._bytes > _BACKLOG_BYTES_MAX:
+            self.look_back()
         else:
             self._waiting.append(change)
+            self.wake()
+
+    def look_back(self) -> None:
+        """Everything after the position comes from the history, in pieces."""
+        self._waiting, self._bytes = [], 0
+        self._lagging = True
         self.wake()
 
     def ask_progress(self) -> None:
@@ -93,20 +109,27 @@ class Subscription:
     def next_nowait(self) -> Sequence[Change]:
         """What waits; () when nothing does. Raises Expired when it fell behind the history."""
         if self._lagging:
+            past = self._store.history(self.gvr).since(self.position, _CATCH_UP_CHANGES_MAX)
+            found = [change for change in past if in_scope(change, self.scope)]
+            if len(past) == _CATCH_UP_CHANGES_MAX:
+                self.position = past[-1].revision
+                return found
             self._lagging = False
-            changes: Sequence[Change] = [
-                change
-                for change in self._store.history(self.gvr).since(self.position)
-                if in_scope(change, self.scope)
-            ]
+            changes: Sequence[Change] = found
         else:
             changes, self._waiting = self._waiting, []
+            self._bytes = 0
         # Changes of one resource arrive in order, so the store's own revision is safe to claim.
         self.position = max(self.position, self._store.revision)
         return changes
 
-    async def next(self, timeout_s: float | None = None) -> Sequence[Change]:
-        """Waits for changes; () after the timeout or when progress was asked for."""
+    @property
+    def waiting(self) -> int:
+        """About how many changes `next_nowait` will give."""
+        return _CATCH_UP_CHANGES_MAX if self._lagging else len(self._waiting)
+
+    async def ready(self, timeout_s: float | None = None) -> None:
+        """Waits for changes, for the timeout, or until progress is asked for."""
         if not self._waiting and not self._lagging and not self._progress_wanted:
             self._wake = asyncio.get_running_loop().create_future()
             handle = None
@@ -120,6 +143,10 @@ class Subscription:
                     handle.cancel()
         self._store.check_open()
         self._progress_wanted = False
+
+    async def next(self, timeout_s: float | None = None) -> Sequence[Change]:
+        """What `ready` waited for; () after the timeout or when progress was asked for."""
+        await self.ready(timeout_s)
         return self.next_nowait()
 
     def close(self) -> None:
@@ -241,9 +268,15 @@ class Store:
 
     def _write(self, gvr: str, record: Record) -> Record:
         self.check_open()
-        self._overlay[gvr, record.path] = record
         batch = self._batch
+        if len(batch.changes) >= COLLECTED_WRITES_MAX or batch.size > COLLECTED_BYTES_MAX:
+            raise TooManyRequests(
+                "the disk is slow, and too many writes wait for it; try again",
+                details={"retryAfterSeconds": 1},
+            )
+        self._overlay[gvr, record.path] = record
         batch.changes.append((gvr, record))
+        batch.size += len(record.body)
         if gvr not in self._volatile:
             batch.rows.append(Row(record.revision, record.deleted, gvr, record.path, record.body))
         return record
@@ -407,10 +440,11 @@ class Store:
     def subscribe(self, gvr: str, scope: Scope, revision: int) -> Subscription:
         """Changes after a revision, from the history first. Raises Expired."""
         self.check_open()
-        past = [c for c in self.history(gvr).since(revision) if in_scope(c, scope)]
+        history = self.history(gvr)
+        history.check(revision)
         subscription = Subscription(self, gvr, scope, revision)
-        for change in past:
-            subscription.offer(change)
+        if history.newest > revision:
+            subscription.look_back()
         self._subscriptions.setdefault((gvr, scope), {})[subscription] = None
         return subscription
 

@@ -58,14 +58,19 @@ class WatchCache:
         self._revisions.append(change.revision)
         self._bytes += len(change.record.body)
 
-    def since(self, revision: int) -> Sequence[Change]:
-        """Every change after the revision, oldest first.
+    @property
+    def newest(self) -> int:
+        """The revision of the last change; 0 when there is none."""
+        return self._revisions[-1] if len(self) else 0
+
+    def since(self, revision: int, limit: int | None = None) -> Sequence[Change]:
+        """The changes after the revision, oldest first: all, or the first so many.
 
         Raises Expired when some of them are gone.
         """
         self.check(revision)
         start = max(bisect_right(self._revisions, revision), self._dropped)
-        return self._changes[start:]
+        return self._changes[start : None if limit is None else start + limit]
 
     def check(self, revision: int) -> None:
         """Raises Expired when changes after this revision are gone."""

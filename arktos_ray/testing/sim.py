@@ -144,6 +144,10 @@ class _SimPipe:
     async def ready(self) -> None:
         return
 
+    @property
+    def unread(self) -> int:
+        return 0
+
     def close(self) -> None:
         self._connection.break_off()
 

@@ -10,9 +10,11 @@ from collections.abc import AsyncIterator, Sequence
 
 from arktos_ray.api import errors, selectors
 from arktos_ray.api.calls import ADDED, BOOKMARK, DELETED, MODIFIED, Call, WatchEvent
+from arktos_ray.api.lanes import cost_of
 from arktos_ray.api.names import ALL_TENANTS
 from arktos_ray.api.scheme import Resource
 from arktos_ray.apiserver.partition import Partition
+from arktos_ray.apiserver.turns import SLICE_US
 from arktos_ray.apiserver.verbs.list import (
     Matcher,
     _prefix,
@@ -26,8 +28,11 @@ from arktos_ray.store.records import Record, encode
 from arktos_ray.store.store import Scope, Subscription
 from arktos_ray.store.watchcache import Change
 
-# The initial state goes out in pieces, so that one huge watch does not hold up the loop.
-_INITIAL_CHUNK = 1_000
+# The state, and what a watch fell behind, go out in pieces of some milliseconds, so that one huge
+# watch does not hold up the loop: plain objects, and those that are decoded and rendered.
+_CHUNK, _RENDERED_CHUNK = 300, 30
+# To wake a watch and frame what it has to say, and for each change.
+_WAKE_US, _CHANGE_US = 30, 3
 # History goes back a minute and more: a reader that is told this often can resume.
 _VIEW_PACE_S = 10.0
 
@@ -51,7 +56,8 @@ class Watch:
 
     async def events(self) -> AsyncIterator[list[WatchEvent]]:
         """Raises Expired when the start is gone, or when the reader fell behind the history."""
-        call, store = self._call, self._partition.store
+        call, store, turns = self._call, self._partition.store, self._partition.turns
+        await turns.take(call, cost_of(call))
         options = call.options
         start = revision_of(options)
         initial = options.get("sendInitialEvents", "").lower()
@@ -69,23 +75,22 @@ class Watch:
         if from_state:
             # One step of the loop: the state, and everything after it.
             start = store.revision
-            state = [
-                r for r in store.table(gvr).range(self._prefix)
-                if self._match is None or self._match(r)
-            ]  # fmt: skip
+            state = list(store.table(gvr).range(self._prefix))
         subscription = store.subscribe(gvr, self._scope(), start)
         self._subscription = subscription
         progress = bool(options.get("progress"))
         try:
             if from_state:
-                for i in range(0, len(state), _INITIAL_CHUNK):
-                    yield [self._event(ADDED, r, r.revision) for r in state[i : i + _INITIAL_CHUNK]]
+                async for piece in self._in_pieces(state):
+                    yield piece
                 if wants_initial:
                     yield [WatchEvent(BOOKMARK, start, "", initial_end=True)]
                 state.clear()
             while True:
-                changes = await subscription.next()
-                events = self._translate(changes)
+                await subscription.ready()
+                # While the partition is behind, more comes together: fewer, larger batches.
+                await turns.take(call, _WAKE_US + _CHANGE_US * subscription.waiting)
+                events = self._translate(subscription.next_nowait())
                 late = self._view is not None and self._is_late(bool(events))
                 if (progress or late) and (
                     not events or events[-1].revision < subscription.position
@@ -105,6 +110,19 @@ class Watch:
             return False
         self._said_at = now
         return True
+
+    async def _in_pieces(self, state: Sequence[Record]) -> AsyncIterator[list[WatchEvent]]:
+        match, size = self._match, _RENDERED_CHUNK if self._call.accept else _CHUNK
+        for i in range(0, len(state), size):
+            if i:
+                await self._partition.turns.take(self._call, SLICE_US)
+            piece = [
+                self._event(ADDED, r, r.revision)
+                for r in state[i : i + size]
+                if match is None or match(r)
+            ]
+            if piece:
+                yield piece
 
     def _scope(self) -> Scope:
         call = self._call

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
@@ -12,7 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arktos_ray.actors import streams
 from arktos_ray.actors.streams import (
+    CALL,
     CANCEL,
     STREAM_CREDIT,
     WATCH,
@@ -31,6 +34,7 @@ from arktos_ray.api.errors import (
     Expired,
     Internal,
     TooLarge,
+    TooManyRequests,
     Unavailable,
     Unreached,
 )
@@ -192,6 +196,8 @@ def check_cutting(bodies: list[bytes], data: st.DataObject) -> None:
 
 class NoPipe:
     """Nobody is at the other end."""
+
+    unread = 0
 
     def send(self, data: bytes) -> None:
         raise AssertionError("nothing is to be sent")
@@ -378,6 +384,8 @@ def test_closing_a_peer_closes_its_connection(tmp_path: Path) -> None:
 class Sent:
     """A Pipe that keeps what is sent."""
 
+    unread = 0
+
     def __init__(self) -> None:
         self.frames: list[bytes] = []
 
@@ -389,3 +397,79 @@ class Sent:
 
     def close(self) -> None:
         return
+
+
+def test_callers_that_wait_for_a_busy_connection_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "CALLS_IN_FLIGHT_MAX", 2)
+    monkeypatch.setattr(streams, "CALLS_WAITING_MAX", 3)
+
+    async def story(echo: Echo, peer: StreamPeer) -> None:
+        await peer.request("hello", None)
+        calls = [
+            asyncio.ensure_future(peer.call([Call("get", "pods", name="hang")])) for _ in range(9)
+        ]
+        refused, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        assert len(refused) == 4, "two in flight, three waiting"
+        assert all(isinstance(call.exception(), TooManyRequests) for call in refused)
+        echo.hold.set()
+        replies = await asyncio.gather(*(call for call in calls if call not in refused))
+        assert [len(reply) for reply in replies] == [1] * 5
+
+    with_peer(tmp_path, story)
+
+
+def test_who_does_not_read_its_answers_gets_no_more_and_is_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "UNREAD_BYTES_MAX", 1 << 20)
+    monkeypatch.setattr(streams, "STALL_S", 0.05)
+
+    async def run() -> None:
+        tasks, echo = Tasks(), Echo()
+        server = StreamServer(echo, tmp_path / "e.sock", tasks)
+        await server.start()
+        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "e.sock"), limit=1)
+        for ident in range(20):
+            call = Call("get", "pods", name=str(ident), body=b"x" * (1 << 20))
+            writer.write(pack(CALL, ident, [call.pack()]))
+        async with asyncio.timeout(20):
+            while not server._pipes:
+                await asyncio.sleep(0)
+            while server._pipes:  # Nothing is kept for it in the end.
+                await asyncio.sleep(0.001)
+            with contextlib.suppress(ConnectionError):
+                received = b""
+                while piece := await reader.read(1 << 20):
+                    received += piece
+        assert len(received) < 20 << 20, "it was cut before it had everything"
+        writer.close()
+        await server.close()
+        await tasks.close()
+
+    asyncio.run(run())
+
+
+def test_a_short_answer_does_not_wait_behind_a_long_list(tmp_path: Path) -> None:
+    async def run() -> None:
+        tasks, echo = Tasks(), Echo()
+        server = StreamServer(echo, tmp_path / "e.sock", tasks)
+        address = await server.start()
+        connections: list[ClientEnd] = []
+
+        async def connect() -> ClientEnd:
+            connections.append(await connect_socket("echo", address))
+            return connections[-1]
+
+        peer = StreamPeer("echo", connect)
+        await peer.call([Call("get", "pods", name="a")])
+        await peer.call([Call("list", "pods", name="b")])
+        await peer.call([Call("list", "pods", name="c")])
+        assert len(connections) == 2, "lists have a connection of their own"
+        peer.close()
+        assert all(end.dead for end in connections)
+        await server.close()
+        await tasks.close()
+
+    asyncio.run(run())

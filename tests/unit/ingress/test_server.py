@@ -14,8 +14,11 @@ import pytest
 
 from arktos_ray.api import errors
 from arktos_ray.api.calls import Call, Reply, User
+from arktos_ray.ingress import status
 from arktos_ray.ingress.limits import Limits
+from arktos_ray.ingress.metrics import TenantCounts
 from arktos_ray.ingress.server import Ingress, tls_context
+from arktos_ray.ingress.shares import busy
 
 from .fakes import FakeUpstream, client_context, ingress, run
 
@@ -379,9 +382,12 @@ def test_a_restart_is_waited_for_by_whoever_may_ask_twice() -> None:
 
 def test_too_many_calls_at_once_are_429() -> None:
     async def story() -> None:
-        async with serving(Limits(calls_max=0, watches_max=0)) as client:
-            code, _, headers = await client.say("GET", PODS)
+        limits = Limits(calls_max=0, watches_max=0, calls_reserve=0, watches_reserve=0)
+        async with serving(limits) as client:
+            code, status, headers = await client.say("GET", PODS)
             assert (code, headers["Retry-After"]) == (429, "1")
+            assert (status["kind"], status["reason"]) == ("Status", "TooManyRequests")
+            assert status["details"] == {"retryAfterSeconds": 1}
             assert (await client.say("GET", PODS + "?watch=1"))[0] == 429
 
     run(story())
@@ -396,6 +402,91 @@ def test_a_noisy_tenant_does_not_use_up_what_the_others_need() -> None:
                 assert (code, "acme" in body["message"]) == (429, True)
                 async with client.watch(path), client.watch(path):
                     pass
+
+    run(story())
+
+
+def test_when_tenants_use_all_there_is_nodes_and_administrators_still_get_in() -> None:
+    async def story() -> None:
+        limits = Limits(watches_max=4, watches_reserve=1, watch_grace_s=0.02)
+        async with serving(limits) as client:
+            path = PODS + "?watch=1&resourceVersion=1000"
+            async with client.watch(path, token="bob"), client.watch(path, token="bob"):
+                code, _, _ = await client.say("GET", path, token="bob")
+                assert code == 429, "one tenant alone leaves half of it to the others"
+                async with client.watch(path), client.watch(path), client.watch(path):
+                    assert (await client.say("GET", path))[0] == 429
+
+    run(story())
+
+
+def test_bodies_are_counted_before_they_arrive_and_until_they_are_answered() -> None:
+    async def story() -> None:
+        limits = Limits(bytes_per_tenant_max=100_000)
+        async with serving(limits) as client:
+            large = {"metadata": {"name": "a"}, "data": {"x": "y" * 200_000}}
+            code, status, headers = await client.say("POST", PODS, large, token="bob")
+            assert (code, headers["Retry-After"]) == (429, "1")
+            assert "bytes" in status["message"]
+            for name in "abc":
+                large = {"metadata": {"name": name}, "data": {"x": "y" * 90_000}}
+                code, _, _ = await client.say("POST", PODS, large, token="bob")
+                assert code == 201
+            code, listed, _ = await client.say("GET", PODS, token="bob")
+            assert (code, len(listed["items"])) == (200, 3), "an answer is never refused"
+            assert client.door._bytes.total == 0, "nothing is held for who has read it"
+
+    run(story())
+
+
+def test_a_rate_if_there_is_one_binds_each_tenant_alone() -> None:
+    async def story() -> None:
+        async with serving(Limits(requests_per_tenant_per_s=2.0)) as client:
+            codes = [(await client.say("GET", PODS, token="bob"))[0] for _ in range(4)]
+            assert codes[0] == 200
+            assert codes[-1] == 429
+            assert [(await client.say("GET", PODS))[0] for _ in range(4)] == [200] * 4
+
+    run(story())
+
+
+def test_metrics_show_the_busiest_tenants_and_the_rest_as_one() -> None:
+    counts = TenantCounts(shown=2)
+    shown: list[dict[str, int]] = []
+    for busy_ones in (("a", "b"), ("b", "c"), ("c", "d"), ("a", "d")):
+        for tenant in busy_ones:
+            for _ in range(10):
+                counts.count(tenant)
+        counts.count("rare")
+        shown.append(counts.scrape())
+    assert shown[0] == {"a": 10, "b": 10, "other": 1}
+    assert shown[-1]["other"] >= shown[-2]["other"] >= shown[-3]["other"]
+    assert all(len(page) == 3 for page in shown)
+    assert sum(shown[-1].values()) == 84, "nothing is lost on the way"
+
+
+def test_the_python_client_of_kubernetes_comes_back_when_it_is_told_to() -> None:
+    import kubernetes.client
+
+    async def story() -> None:
+        async with serving() as client:
+            refusals = iter([True, False])
+
+            def answer(call: Call) -> Reply:
+                if next(refusals, False):
+                    return status.reply(busy("later"))
+                items: list[object] = []
+                body = {"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}
+                return Reply(200, orjson.dumps(body))
+
+            client.up.partitions["tp-0"].answer = answer
+            settings = kubernetes.client.Configuration(host=str(client.session._base_url))
+            settings.api_key = {"authorization": "Bearer root"}
+            with kubernetes.client.ApiClient(settings) as stock:
+                core = kubernetes.client.CoreV1Api(stock)
+                found = await asyncio.to_thread(core.list_namespaced_pod, "default")
+            assert found.items == []
+            assert client.up.partitions["tp-0"].batches[1:], "it asked twice"
 
     run(story())
 
@@ -675,9 +766,19 @@ def test_a_watch_of_all_nodes_is_in_order_and_resumes_anywhere() -> None:
     run(story())
 
 
-def test_a_watcher_that_does_not_read_is_told_to_list_again_and_costs_no_more() -> None:
+@pytest.mark.parametrize(
+    "limits",
+    [
+        Limits(watch_backlog_bytes_max=100_000, watch_grace_s=0.02),
+        Limits(watch_stalled_bytes_per_tenant_max=100_000, watch_grace_s=0.02),
+    ],
+    ids=["one watch", "all of a tenant"],
+)
+def test_a_watcher_that_does_not_read_is_ended_where_it_can_go_on_and_costs_no_more(
+    limits: Limits,
+) -> None:
     async def story() -> None:
-        async with serving(Limits(watch_backlog_bytes_max=100_000, watch_grace_s=0.02)) as client:
+        async with serving(limits) as client:
             url = client.session._base_url
             assert url is not None
             slow = socket.socket()
@@ -685,7 +786,7 @@ def test_a_watcher_that_does_not_read_is_told_to_list_again_and_costs_no_more() 
             slow.setblocking(False)
             loop = asyncio.get_running_loop()
             await loop.sock_connect(slow, ("127.0.0.1", url.port))
-            path = PODS + "?watch=1&resourceVersion=1000"
+            path = PODS + "?watch=1&resourceVersion=1000&allowWatchBookmarks=1"
             request = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer root\r\n\r\n"
             await loop.sock_sendall(slow, request.encode())
             head = await loop.sock_recv(slow, 1000)
@@ -698,11 +799,23 @@ def test_a_watcher_that_does_not_read_is_told_to_list_again_and_costs_no_more() 
             received = b""
             while chunk := await loop.sock_recv(slow, 1 << 20):
                 received += chunk
-            assert b'"type":"ERROR"' in received
-            assert b'"code":410' in received
+            slow.close()
             assert received.endswith(b"0\r\n\r\n")
             assert len(received) < 60 * 200_000
-            slow.close()
+            lines = [line for line in received.split(b"\r\n") if line.startswith(b"{")]
+            told = [orjson.loads(line) for part in lines for line in part.splitlines()]
+            position = int(told[-1]["object"]["metadata"]["resourceVersion"])
+            assert told[-1]["type"] == "BOOKMARK"
+            assert position == int(told[-2]["object"]["metadata"]["resourceVersion"])
+            # From there on nothing is missing, and no list is needed.
+            resumed = PODS + f"?watch=1&resourceVersion={position}"
+            async with client.watch(resumed) as response:
+                following = await event(response)
+            revisions = [e.revision for _, _, _, e in client.up.partitions["tp-0"].history]
+            after = revisions[revisions.index(position) + 1]
+            assert following["object"]["metadata"]["resourceVersion"] == str(after)
+            assert client.door._hub.dropped == 1
+            assert client.door._hub.stalled.total == 0
 
     run(story())
 

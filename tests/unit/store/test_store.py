@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arktos_ray.api.errors import Expired, Failure, StorageFull
+from arktos_ray.api.errors import Expired, Failure, StorageFull, TooManyRequests
 from arktos_ray.base.tasks import Tasks
 from arktos_ray.store.backends.memory import MemoryDisk, MemoryLog
 from arktos_ray.store.records import encode
-from arktos_ray.store.store import Scope, Store
+from arktos_ray.store.store import COLLECTED_BYTES_MAX, Scope, Store
 from arktos_ray.store.watchcache import HistoryLimits
 
 GVR = "configmaps"
@@ -194,15 +194,59 @@ def test_history_is_bounded_in_bytes_too() -> None:
     asyncio.run(story())
 
 
-def test_a_slow_watcher_reads_on_from_the_history() -> None:
+def test_a_slow_watcher_reads_on_from_the_history_piece_by_piece() -> None:
     async def story() -> None:
         running = Running(MemoryDisk())
         subscription = running.store.subscribe(GVR, Scope(), running.store.revision)
         for value in range(20_050):
             running.store.put(GVR, path("a"), obj("a", value))
         await running.store.commit()
-        seen = [change.record.decode()["value"] for change in await subscription.next()]
+        seen: list[int] = []
+        while len(seen) < 20_050:
+            piece = [change.record.decode()["value"] for change in await subscription.next()]
+            assert len(piece) <= 500, "one step of the loop is short, whatever was missed"
+            seen += piece
         assert seen == list(range(20_050))
+        assert subscription.position == running.store.revision
+        await running.crash()
+
+    asyncio.run(story())
+
+
+def test_a_thousand_watchers_that_stall_hold_next_to_nothing_and_miss_nothing() -> None:
+    async def story() -> None:
+        running = Running(MemoryDisk(), HistoryLimits(bytes_max=64 << 20))
+        watchers = [
+            running.store.subscribe(GVR, Scope(), running.store.revision) for _ in range(1_000)
+        ]
+        for value in range(100):
+            body = obj("a", value)
+            body["big"] = "x" * 300_000
+            running.store.put(GVR, path("a"), body)
+        await running.store.commit()
+        assert {watcher.waiting for watcher in watchers} == {500}, "they look into the history"
+        assert sum(len(watcher._waiting) for watcher in watchers) == 0
+        changes = await watchers[-1].next()
+        assert [change.record.decode()["value"] for change in changes] == list(range(100))
+        await running.crash()
+
+    asyncio.run(story())
+
+
+def test_writes_that_collect_while_the_disk_hangs_are_refused_before_memory_is_full() -> None:
+    async def story() -> None:
+        running = Running(MemoryDisk())
+        big = "x" * (1 << 20)
+        with pytest.raises(TooManyRequests) as refused:
+            for number in range(1_000):
+                running.store.put(GVR, path(str(number)), {**obj(str(number), 0), "big": big})
+        assert number == COLLECTED_BYTES_MAX // len(big)
+        assert refused.value.details == {"retryAfterSeconds": 1}
+        await running.store.commit()
+        assert len(running.state()) == number, "what was taken is kept, what was refused is not"
+        running.store.put(GVR, path("after"), obj("after", 1))
+        await running.store.commit()
+        assert running.state()["after"] == 1
         await running.crash()
 
     asyncio.run(story())
