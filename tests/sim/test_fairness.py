@@ -55,6 +55,12 @@ class Upstream:
     def resource_partitions(self) -> Sequence[str]:
         return ["rp-1"]
 
+    def taking_nodes(self) -> Sequence[str]:
+        return ["rp-1"]
+
+    def topology_version(self) -> int:
+        return 1
+
     def peer(self, partition: str) -> Peer:
         return self._peers[partition]
 
