@@ -7,7 +7,8 @@ work in one iteration of the loop the rest waits, in fair order (base/fair.py): 
 tenant; between iterations the loop looks at its sockets, so that who is new and owes nothing is
 next.
 
-Measured in CPU time: 0.9 us a question when nothing waits, 6 us when its turn must be waited for.
+Measured in CPU time (two busy cores): 0.6 us a question when nothing waits, 14 us when its turn
+must be waited for, the change of tasks included.
 """
 
 from __future__ import annotations

@@ -205,7 +205,11 @@ class Lanes:
         self.refused = [0] * len(NAMES)
 
     def submit(self, partition: str, call: Call) -> asyncio.Future[Reply]:
-        """The reply to come. 2.5 us a call on top of its batch."""
+        """The reply to come.
+
+        Measured in CPU time on two busy cores, batches of 250: 10 us a call, gather included; a
+        plain queue takes 3.5 to 7.
+        """
         verb = call.verb
         kind = _LISTS if verb in _LONG else _READS if verb == "get" else _WRITES
         number = lane_of(call)
