@@ -61,22 +61,22 @@ class _Handle(events.Handle):
 
     def _run(self) -> None:
         # Once for everything that happens in a simulation: nothing here but the one question.
-        life = self._context.get(LIFE)
+        life = self._context.get(LIFE)  # type: ignore[attr-defined]
         if life is not None and life.stalled:
             life.aside.append(self)
             return
-        super()._run()  # type: ignore[misc]
+        super()._run()
 
 
 class _TimerHandle(events.TimerHandle):
     __slots__ = ()
 
     def _run(self) -> None:
-        life = self._context.get(LIFE)
+        life = self._context.get(LIFE)  # type: ignore[attr-defined]
         if life is not None and life.stalled:
             life.aside.append(self)
             return
-        super()._run()  # type: ignore[misc]
+        super()._run()
 
 
 class SimLoop(asyncio.SelectorEventLoop):
