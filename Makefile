@@ -3,6 +3,8 @@
 VENV   := .venv
 PYTHON := $(VENV)/bin/python
 SEED   ?=
+SEEDS  ?=
+STORY  ?=
 BENCH  ?=
 
 .DEFAULT_GOAL := help
@@ -39,8 +41,8 @@ test: setup ## Everything: what CI runs
 	[ $$checked = 0 ] || echo "make check failed: see above"; \
 	exit $$((checked | tested))
 
-sim: setup ## Whole-cluster stories in the simulator; SEED=7 replays one
-	$(if $(SEED),SIM_SEED=$(SEED)) PYTHONHASHSEED=0 $(PYTHON) -m pytest tests/sim -q
+sim: setup ## Random stories in the simulator: SEEDS=1000 of them, or SEED=7 again (STORY=region)
+	@$(PYTHON) tools/sim_runner.py $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(STORY),--story $(STORY))
 
 live: setup ## What needs real Ray, real clients and real runtimes; says what it skipped, and why
 	$(PYTHON) -m pytest tests/live -ra --durations=15

@@ -352,8 +352,9 @@ class SimulatedNodes:
         for rp, client in self._rps.items():
             nodes = [node for node in self._homes[rp] if node in back and node.registered]
             for batch in _batches(nodes, LIMITS.nodes_per_batch_max):
-                await self._renew(client, batch)
-                await self._write_statuses(client, batch)
+                # Whoever does not answer hears of it with the next lease; pods must not wait.
+                await self._try(self._renew, client, batch)
+                await self._try(self._write_statuses, client, batch)
         for tp in self._tps:
             for pod in list(tp.pods.values()):
                 if pod.node in back:

@@ -113,8 +113,9 @@ class Informer:
         _, revision = await self._client.list(
             self.gvr, **self._scope, **{**self._selectors, "limit": "1"}
         )
-        await ask_progress(self._client, revision)
-        return revision
+        # A list shows what is durable; a lost write may still be on its way to the disk. Progress
+        # beyond what was listed is told only when everything written before is settled.
+        return max(revision, await ask_progress(self._client, revision + 1))
 
     @property
     def awaited(self) -> int:
@@ -206,14 +207,16 @@ class Informer:
             handler(old, new)
 
 
-async def ask_progress(client: Client, revision: int) -> None:
-    """Has every watch on that partition say how far it is, at or beyond the revision.
+async def ask_progress(client: Client, revision: int) -> int:
+    """Has every watch on that partition say how far it is, at or beyond the revision; how far.
 
     A quiet resource has no events to tell it by. Partitions that cannot be asked say it unasked.
     """
     request = getattr(client.caller, "request", None)
     if request is not None:
-        await request("progress", [revision])
+        reached = await request("progress", [revision])
+        return reached if isinstance(reached, int) else 0
+    return 0
 
 
 class Informers:

@@ -196,6 +196,7 @@ class Store:
         self._work: asyncio.Event | None = None
         self._forgotten: list[int] = []
         self._changed_floors: dict[str, int] = {}
+        self._noted = 0  # the newest revision that was noted as shown ahead of the clock
         self._subscriptions: dict[tuple[str, Scope], dict[Subscription, None]] = {}
         self._closed: Failure | None = None
         self.commits = self.rows_written = 0
@@ -397,7 +398,9 @@ class Store:
     async def _catch_up(self, revision: int) -> None:
         """Raise our clock to a revision that another clock of the region has reached."""
         ahead_s = ((time_ms(revision) + 1) - self._clock.now() * 1000) / 1000
-        if ahead_s > _FUTURE_S_MAX:
+        # After a step back of the clock our own revisions are ahead of it, and no nonsense.
+        ours_ms = max(self._clock.now() * 1000, time_ms(self._last))
+        if time_ms(revision) > ours_ms + _FUTURE_S_MAX * 1000:
             raise Timeout(
                 f"Too large resource version: {revision}, current: {self.revision}",
                 details={
@@ -501,6 +504,10 @@ class Store:
                     self._forgotten.append(change.previous.revision)
                 if change.record.deleted:
                     self._forgotten.append(change.record.revision)
+        if time_ms(self._last) > max(now_ms + 1_000, time_ms(self._noted)):
+            # The clock was set back. Revisions that were shown and never logged must not be given
+            # out again after a restart: its clock would not know of them.
+            self._changed_floors[_HIGH_WATER] = self._noted = self._last
         if not self._changed_floors:
             return
         revisions, self._forgotten = self._forgotten, []

@@ -15,9 +15,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import selectors
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Self, TypeVar
 
 from arktos_ray.actors.controller_shard import ControllerShard
@@ -28,92 +29,47 @@ from arktos_ray.actors.scheduler import Scheduler
 from arktos_ray.actors.streams import ClientEnd, Connect, Deframer, ServerEnd, StreamPeer
 from arktos_ray.actors.tenant_partition import TenantPartition
 from arktos_ray.api.calls import User
-from arktos_ray.api.errors import Unavailable
+from arktos_ray.api.errors import Failure, Unavailable
 from arktos_ray.base.ids import Ids
 from arktos_ray.client.port import Client, Object
-from arktos_ray.store.backends.memory import MemoryDisk, MemoryLog
-from arktos_ray.store.port import Log, Row
+from arktos_ray.store.port import Log
 from arktos_ray.tenancy import topology as topologies
 from arktos_ray.tenancy.topology import PartitionRow, Topology
+from arktos_ray.testing.simdisk import RecordLog, SimDisk
+from arktos_ray.testing.simloop import LIFE, Life, SimClock, SimLoop, context_of
 
 T = TypeVar("T")
-EPOCH = 1_800_000_000.0
-
-
-class _NoSelector(selectors.SelectSelector):
-    """Waits for nothing: time jumps to the next timer instead."""
-
-    def __init__(self, advance: Callable[[float], None]) -> None:
-        super().__init__()
-        self._advance = advance
-
-    def select(self, timeout: float | None = None) -> list[Any]:
-        if timeout is None:
-            raise RuntimeError("the simulation waits for something that will never happen")
-        if timeout > 0:
-            self._advance(timeout)
-        return []
-
-
-class SimLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time passes only when everybody waits."""
-
-    def __init__(self) -> None:
-        self.virtual = 0.0
-        super().__init__(_NoSelector(self._pass))
-
-    def _pass(self, seconds: float) -> None:
-        self.virtual += seconds
-
-    def time(self) -> float:
-        return self.virtual
-
-
-class SimClock:
-    def __init__(self, loop: SimLoop) -> None:
-        self._loop = loop
-
-    def now(self) -> float:
-        return EPOCH + self._loop.virtual
-
-    def monotonic(self) -> float:
-        return self._loop.virtual
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """What the world does to us. Seconds, and chances per event; all zero is a calm day."""
+    """What the world does to us all the time. Seconds, and chances per event; zero is a calm day.
+
+    What happens to one part at one moment are methods of SimCluster: crash, stall, cut, ...
+    """
 
     network_delay_s: tuple[float, float] = (0.0001, 0.002)
     disk_delay_s: tuple[float, float] = (0.0005, 0.005)
     # A connection breaks while a frame is on it; the frame may or may not arrive.
     reset_chance: float = 0.0
+    # A frame, and all behind it, takes its time.
+    late_chance: float = 0.0
+    late_s: tuple[float, float] = (0.05, 2.0)
     restart_s: float = 1.0
 
 
-class _SimLog(MemoryLog):
-    """A disk that takes its time: a crash may come before, during or after the write."""
-
-    def __init__(self, disk: MemoryDisk, sim: SimCluster) -> None:
-        super().__init__(disk)
-        self._sim = sim
-
-    async def append(self, rows: Sequence[Row]) -> None:
-        low, high = self._sim.faults.disk_delay_s
-        await asyncio.sleep(self._sim.random.uniform(low, high) / 2)
-        await super().append(rows)
-        # From here on the rows are durable, and nobody has been told.
-        await asyncio.sleep(self._sim.random.uniform(low, high) / 2)
+# How long a connection attempt into a cut network waits.
+CONNECT_S_MAX = 3.0
+# Notes of what happened that a failure shows.
+_NOTES_MAX = 400
 
 
 class _SimPipe:
     """One direction of a connection: frames arrive in order, later, or never after a reset."""
 
-    def __init__(self, sim: SimCluster, connection: _Connection) -> None:
+    def __init__(self, sim: SimCluster, connection: _Connection, to: Life | None) -> None:
         self._sim, self._connection = sim, connection
+        self._context = context_of(to)
         self.deliver: Callable[[list[Any]], None]
         self._deframer = Deframer()
         self._arrives = 0.0
@@ -123,16 +79,22 @@ class _SimPipe:
             return
         sim = self._sim
         low, high = sim.faults.network_delay_s
+        sent = max(sim.loop.time(), sim.cut_until(*self._connection.names))
+        if sim.faults.late_chance > 0 and sim.random.random() < sim.faults.late_chance:
+            sim.counts["frame late"] += 1
+            sent += sim.random.uniform(*sim.faults.late_s)
         # Strictly later than the frame before: timers of one moment fire in any order.
-        at = max(self._arrives + 1e-7, sim.loop.time() + sim.random.uniform(low, high))
+        at = max(self._arrives + 1e-7, sent + sim.random.uniform(low, high))
         self._arrives = at
         lost = sim.faults.reset_chance > 0 and sim.random.random() < sim.faults.reset_chance
         if lost and sim.random.random() < 0.5:
+            sim.counts["connection lost before a frame"] += 1
             sim.loop.call_at(at, self._connection.break_off)
             return
-        sim.loop.call_at(at, self._arrive, frame)
+        sim.loop.call_at(at, self._arrive, frame, context=self._context)
         if lost:
             # While the other side works on it, or just after it has answered.
+            sim.counts["connection lost after a frame"] += 1
             later = at + sim.random.uniform(0, sim.faults.disk_delay_s[1])
             sim.loop.call_at(later, self._connection.break_off)
 
@@ -153,10 +115,11 @@ class _SimPipe:
 
 
 class _Connection:
-    def __init__(self, sim: SimCluster, name: str, part: Part) -> None:
+    def __init__(self, sim: SimCluster, names: tuple[str, str], part: Part, server: Life) -> None:
         self.broken = False
-        to_server, to_client = _SimPipe(sim, self), _SimPipe(sim, self)
-        self.client = ClientEnd(name, to_server)
+        self.names = names
+        to_server, to_client = _SimPipe(sim, self, server), _SimPipe(sim, self, LIFE.get())
+        self.client = ClientEnd(names[1], to_server)
         self.server = ServerEnd(part, to_client, part.tasks)
         to_server.deliver, to_client.deliver = self.server.received, self.client.received
 
@@ -191,13 +154,20 @@ class _BugsLogged(logging.Handler):
 
 @dataclass(slots=True)
 class _Process:
+    """A part, through all its lives, and the machine below it."""
+
     make: Callable[[Spec, Surroundings], Part]
     spec: Spec
-    disk: MemoryDisk = field(default_factory=MemoryDisk)
+    disk: SimDisk
+    clock: SimClock
     part: Part | None = None
+    life: Life = field(default_factory=lambda: Life(""))
     started: bool = False
     connections: list[_Connection] = field(default_factory=list)
     incarnation: int = 0
+    # Lives that were replaced while they stood still, and may wake up.
+    ghosts: list[tuple[Part, Life, list[_Connection]]] = field(default_factory=list)
+    slow: float = 1.0  # times the usual delay of the disk
 
 
 class SimCluster:
@@ -206,7 +176,7 @@ class SimCluster:
     def __init__(
         self, seed: int, *, tenant_partitions: int = 2, resource_partitions: int = 2,
         nodes: int = 10, shards: int = 1, faults: Faults | None = None,
-        with_parts: bool = True,
+        with_parts: bool = True, mode: str = "kubemark",
     ) -> None:  # fmt: skip
         self.seed = seed
         self.random = random.Random(seed)
@@ -215,9 +185,13 @@ class SimCluster:
         self.clock = SimClock(self.loop)
         self.processes: dict[str, _Process] = {}
         self.bugs: list[tuple[str, BaseException]] = []
+        # How often each fault was injected, and each interesting state was reached.
+        self.counts: Counter[str] = Counter()
+        self.notes: deque[str] = deque(maxlen=_NOTES_MAX)
+        self._cuts: dict[frozenset[str], float] = {}
         self._logged = _BugsLogged(self.bugs)
         self.topology = topologies.fitted(
-            None, tenant_partitions, resource_partitions, nodes if with_parts else 0, "kubemark"
+            None, tenant_partitions, resource_partitions, nodes if with_parts else 0, mode
         )
         self._with_parts = with_parts
         for row in self.topology.partitions:
@@ -227,7 +201,7 @@ class SimCluster:
                 self._add(ControllerShard, f"shard-{i + 1}", shard=i, shards=shards)
             homes = list(self.topology.names("resource"))
             self._add(
-                SimulatedHosts, "simulated-1", nodes=nodes, mode="kubemark",
+                SimulatedHosts, "simulated-1", nodes=nodes, mode=mode,
                 resource_partitions=homes,
             )  # fmt: skip
 
@@ -268,11 +242,20 @@ class SimCluster:
     def _tell_all(self, payload: dict[str, Any]) -> None:
         for process in self.processes.values():
             if process.part is not None:
-                process.part.tasks.start(process.part.request("follow", payload), "follow")
+                context_of(process.life).run(
+                    process.part.tasks.start, process.part.request("follow", payload), "follow"
+                )
 
     def _add(self, make: Callable[[Spec, Surroundings], Part], name: str, **more: Any) -> None:
         spec = {"name": name, "data_dir": "", "run_dir": "", "topology": None, **more}
-        self.processes[name] = _Process(make, spec)
+        disk = SimDisk(self.random)
+        process = self.processes[name] = _Process(make, spec, disk, SimClock(self.loop))
+
+        def delay_s() -> float:
+            # A log waits three times for its disk: before, while, and after the sync.
+            return self.random.uniform(*self.faults.disk_delay_s) * process.slow / 3
+
+        disk.delay_s = delay_s
 
     # Life
 
@@ -285,8 +268,10 @@ class SimCluster:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._logged.detach()
-        for name in self.processes:
+        for name, process in self.processes.items():
             self._kill(name)
+            for ghost in process.ghosts:
+                self._end(*ghost)
         pending = asyncio.all_tasks(self.loop)
         for task in pending:
             task.cancel()
@@ -296,61 +281,186 @@ class SimCluster:
         self.loop.close()
         if error is not None:
             error.add_note(f"simulation seed {self.seed}, at {self.loop.virtual:.3f} s")
+            error.add_note("what happened last:\n  " + "\n  ".join(list(self.notes)[-40:]))
+
+    def note(self, text: str) -> None:
+        """Something that a reader of a failure wants to know of."""
+        self.notes.append(f"{self.loop.virtual:9.4f} {text}")
 
     def _start(self, name: str) -> None:
         process = self.processes[name]
         process.incarnation += 1
+        life = process.life = Life(f"{name}#{process.incarnation}")
 
         def open_log(spec: Spec) -> Log:
-            return _SimLog(process.disk, self)
+            return RecordLog(process.disk)
 
         def crash(error: BaseException) -> None:
+            if isinstance(error, Failure) and process.life is life and not process.started:
+                # As with a disk that is full: it ends, and is started again.
+                self.counts["start refused"] += 1
+                self.note(f"{name} cannot start: {error}")
+                self.crash(name)
+                return
             # A part that ends by a bug ends the run: nothing may hide behind a restart.
             self.bugs.append((name, error))
 
         surroundings = Surroundings(
-            self.clock, Ids(self.random.getrandbits(64)), self._connector, open_log, crash,
-            listens=False, topology=lambda spec: self.topology,
+            process.clock, Ids(self.random.getrandbits(64)), partial(self._connector, name),
+            open_log, crash, listens=False, topology=lambda spec: self.topology,
         )  # fmt: skip
-        part = process.part = process.make(process.spec, surroundings)
+        context = context_of(life)
+        part = process.part = context.run(process.make, process.spec, surroundings)
 
         async def begin() -> None:
             await part.start()
-            process.started = True
+            if process.life is life:
+                process.started = True
 
-        part.tasks.start(begin(), f"{name}-start")
+        context.run(part.tasks.start, begin(), f"{name}-start")
 
     def _kill(self, name: str) -> None:
         process = self.processes[name]
         part, process.part, process.started = process.part, None, False
-        for connection in process.connections:
-            connection.break_off()
-        process.connections.clear()
+        connections, process.connections = process.connections, []
         if part is not None:
-            # The process is gone: no task of it takes another step that anyone can see.
-            part.tasks.kill()
+            self._end(part, process.life, connections)
+            process.disk.crash()
 
-    def crash(self, name: str, restart: bool = True) -> None:
-        """kill -9, and after a while Ray starts it again."""
-        self._kill(name)
-        if restart:
-            self.loop.call_later(self.faults.restart_s, self.start, name)
+    def _end(self, part: Part, life: Life, connections: list[_Connection]) -> None:
+        for connection in connections:
+            connection.break_off()
+        # The process is gone: no task of it takes another step that anyone can see.
+        part.tasks.kill()
+        self.loop.go_on(life)  # To its end, that is.
 
     def start(self, name: str) -> None:
         if self.processes[name].part is None:
             self._start(name)
 
-    def _connector(self, name: str) -> Connect:
+    # Faults
+
+    def crash(self, name: str, restart: bool = True) -> None:
+        """kill -9, and after a while Ray starts it again."""
+        process = self.processes[name]
+        if process.part is None:
+            self.counts["crash while down"] += 1
+        elif not process.part.prepared:
+            self.counts["crash during recovery"] += 1
+        elif not process.started:
+            self.counts["crash during start"] += 1
+        else:
+            self.counts["crash"] += 1
+        if process.life.stalled:
+            self.counts["crash while stalled"] += 1
+        self.note(f"crash {name}")
+        self._kill(name)
+        if restart:
+            self.loop.call_later(self.faults.restart_s, self.start, name)
+
+    def stall(self, name: str, seconds: float) -> None:
+        """SIGSTOP, and SIGCONT after so long, unless something replaced it by then."""
+        process = self.processes[name]
+        life = process.life
+        if process.part is None or life.stalled:
+            return
+        self.counts["stall"] += 1
+        if not process.started:
+            self.counts["stall during start"] += 1
+        self.note(f"stall {name} for {seconds:.3f} s")
+        self.loop.stall(life)
+
+        def go_on() -> None:
+            if life.stalled:
+                self.note(f"{life.name} goes on")
+                self.loop.go_on(life)
+
+        self.loop.call_later(seconds, go_on)
+
+    def replace(self, name: str, *, kill: bool = True) -> None:
+        """A new incarnation, whatever the present one does.
+
+        kill: the actor's lock ends the predecessor (docs/decisions/0005). Without it, as on
+        another machine, the old one stays with its connections, and may wake up later.
+        """
+        process = self.processes[name]
+        self.note(f"replace {name}")
+        if process.part is not None and process.life.stalled:
+            self.counts["stall with replacement"] += 1
+        if kill or process.part is None:
+            self._kill(name)
+        else:
+            self.counts["replaced and alive"] += 1
+            process.ghosts.append((process.part, process.life, process.connections))
+            process.part, process.started, process.connections = None, False, []
+        self.loop.call_soon(self.start, name)
+
+    def cut(self, one: str, other: str, seconds: float) -> None:
+        """Nothing passes between two parts for a while; then it does, or the connection is lost."""
+        self.counts["network cut"] += 1
+        self.note(f"cut {one} | {other} for {seconds:.3f} s")
+        pair = frozenset((one, other))
+        until = self._cuts[pair] = max(self.cut_until(one, other), self.loop.time() + seconds)
+        for name in (one, other):
+            for connection in self.processes[name].connections if name in self.processes else ():
+                if frozenset(connection.names) == pair and self.random.random() < 0.3:
+                    self.loop.call_at(until, connection.break_off)
+
+    def cut_until(self, one: str, other: str) -> float:
+        return self._cuts.get(frozenset((one, other)), 0.0)
+
+    def step_clock(self, name: str, seconds: float) -> None:
+        """The wall clock of a part's machine is set."""
+        self.counts["clock step forward" if seconds > 0 else "clock step back"] += 1
+        self.note(f"the clock of {name} steps by {seconds:+.1f} s")
+        self.processes[name].clock.offset += seconds
+
+    def fill_disk(self, name: str, writes: int) -> None:
+        """The next writes to it find no room, each after some bytes."""
+        self.counts["disk full"] += 1
+        self.note(f"the disk of {name} is full for {writes} writes")
+        self.processes[name].disk.full_writes = writes
+
+    def break_disk(self, name: str, syncs: int) -> None:
+        self.counts["disk fails"] += 1
+        self.note(f"the disk of {name} fails {syncs} syncs")
+        self.processes[name].disk.broken_syncs = syncs
+
+    def slow_disk(self, name: str, factor: float, seconds: float) -> None:
+        self.counts["disk slow"] += 1
+        self.note(f"the disk of {name} is {factor:.0f} times slower for {seconds:.3f} s")
+        process = self.processes[name]
+        process.slow = factor
+        self.loop.call_later(seconds, setattr, process, "slow", 1.0)
+
+    def heal(self) -> None:
+        """A calm day from now on: everything runs, is connected, and has room."""
+        self.note("all faults end")
+        self.faults = Faults()
+        self._cuts.clear()
+        for name, process in self.processes.items():
+            process.disk.full_writes = process.disk.broken_syncs = 0
+            process.slow = 1.0
+            if process.life.stalled:
+                self.loop.go_on(process.life)
+            self.loop.call_soon(self.start, name)
+
+    def _connector(self, ours: str, name: str) -> Connect:
         async def connect() -> ClientEnd:
             low, high = self.faults.network_delay_s
             await asyncio.sleep(self.random.uniform(low, high))
+            wait = self.cut_until(ours, name) - self.loop.time()
+            if wait > 0:
+                await asyncio.sleep(min(wait, CONNECT_S_MAX))
+                if wait > CONNECT_S_MAX:
+                    raise Unavailable(f"{name} cannot be reached from {ours}")
             process = self.processes.get(name)
             if process is None or process.part is None:
                 raise Unavailable(f"{name} is not running")
             # As a socket: it listens once the part is prepared.
             if process.part.prepared is False:
                 raise Unavailable(f"{name} is starting")
-            connection = _Connection(self, name, process.part)
+            connection = _Connection(self, (ours, name), process.part, process.life)
             process.connections.append(connection)
             return connection.client
 
@@ -358,8 +468,8 @@ class SimCluster:
 
     # Looking and acting from outside
 
-    def client(self, partition: str, user: User | None = None) -> Client:
-        peer = StreamPeer(partition, self._connector(partition))
+    def client(self, partition: str, user: User | None = None, name: str = "outside") -> Client:
+        peer = StreamPeer(partition, self._connector(name, partition))
         who = user or User("system:admin", "system", ("system:masters",))
         return Client(peer, who)
 
@@ -382,12 +492,14 @@ class SimCluster:
     def run_for(self, seconds: float) -> None:
         self.run(asyncio.sleep(seconds), within_s=seconds + 1)
 
-    def run_until(self, condition: Callable[[], bool], within_s: float = 300.0) -> None:
-        """Let time pass until the condition holds; looked at every 50 ms."""
+    def run_until(
+        self, condition: Callable[[], bool], within_s: float = 300.0, every_s: float = 0.05
+    ) -> None:
+        """Let time pass until the condition holds."""
 
         async def wait() -> None:
             while not condition():
-                await self.clock.sleep(0.05)
+                await self.clock.sleep(every_s)
 
         self.run(wait(), within_s)
 

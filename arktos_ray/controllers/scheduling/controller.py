@@ -408,6 +408,8 @@ class Scheduling:
                 self._pairs.remove(pod.uid)
                 self._queue.delay(pod, now)
             by_home.setdefault(grant.home, []).append(pod.uid)
+        # Before anything else is waited for: the loop may be asleep, with no alarm for these.
+        self._set_alarm()
         await self._release(by_home)
         self._something_changed()
 

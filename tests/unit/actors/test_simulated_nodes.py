@@ -557,6 +557,20 @@ async def test_statuses_survive_a_partition_that_is_away(world: World) -> None:
     assert world.phase(key) == "Running"
 
 
+@story("instant")
+async def test_pods_of_a_node_that_is_back_do_not_wait_for_its_resource_partition(
+    world: World,
+) -> None:
+    await world.start()
+    world.fleet.fail(["hollow-0"])
+    key = await world.bind("a")
+    await world.clock.advance(1)
+    world.rp.down = True
+    await world.fleet.recover(["hollow-0"])
+    await world.clock.advance(3)
+    assert world.phase(key) == "Running"
+
+
 @story()
 async def test_a_failed_node_does_nothing_until_it_recovers(world: World) -> None:
     await world.start()

@@ -47,10 +47,13 @@ def path(name: str) -> str:
 class Running:
     """A store that runs over a disk which outlives it."""
 
-    def __init__(self, disk: MemoryDisk, limits: HistoryLimits | None = None) -> None:
+    def __init__(
+        self, disk: MemoryDisk, limits: HistoryLimits | None = None, ahead_s: float = 0.0
+    ) -> None:
         self.log = MemoryLog(disk)
         self.tasks = Tasks()
         self.clock = StuckClock()
+        self.clock.time += ahead_s
         self.store = Store(self.log, 1, self.clock, self.tasks, limits)
         self.store.recover()
         self.store.start()
@@ -314,3 +317,35 @@ def test_a_record_takes_the_memory_that_its_bytes_need() -> None:
     finally:
         tracemalloc.stop()
     assert (after - before) / len(kept) < len(kept[0].body) + 400
+
+
+def test_revisions_do_not_go_back_when_the_clock_does_and_the_partition_restarts() -> None:
+    async def story() -> None:
+        disk = MemoryDisk()
+        running = Running(disk)
+        # Shown to a reader, as after a list over partitions; nothing of it is in the log.
+        shown = (int(running.clock.time * 1000) << 19) - 1
+        await running.store.reach(shown)
+        running.clock.time -= 120
+        await running.store.compact()
+        await running.crash()
+
+        again = Running(disk, ahead_s=-120)
+        again.store.put(GVR, path("a"), obj("a", 1))
+        await again.store.commit()
+        assert again.store.revision > shown
+        await again.crash()
+
+    asyncio.run(story())
+
+
+def test_a_reader_that_saw_our_newest_revision_may_ask_for_more_after_the_clock_went_back() -> None:
+    async def story() -> None:
+        running = Running(MemoryDisk())
+        running.store.put(GVR, path("a"), obj("a", 1))
+        await running.store.commit()
+        running.clock.time -= 120
+        await running.store.reach(running.store.revision + 1)
+        await running.crash()
+
+    asyncio.run(story())

@@ -259,6 +259,26 @@ def test_a_bind_that_is_refused_gives_its_room_back() -> None:
     run(story)
 
 
+def test_a_bind_that_was_refused_once_is_tried_again_though_nothing_else_happens() -> None:
+    async def story(cluster: Cluster) -> None:
+        cluster.node("n")
+        scheduler = cluster.start_scheduler()
+        await cluster.clock.advance(10)
+        refusals = [Forbidden("not now")]
+
+        def refuse(call: Call) -> Failure | None:
+            return refusals.pop() if call.subresource == "binding" and refusals else None
+
+        cluster.tp.refuse = refuse
+        cluster.pod("p")
+        await cluster.clock.advance(20)
+
+        assert scheduler.counters.failed == 1
+        assert cluster.node_of("p") == "n"
+
+    run(story)
+
+
 def test_a_bind_whose_answer_was_lost_is_done_once_and_reported() -> None:
     async def story(cluster: Cluster) -> None:
         cluster.node("n")

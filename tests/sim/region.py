@@ -1,0 +1,570 @@
+"""A whole region in a few seconds of its time: schedulers, controllers, nodes, and a bad day.
+
+One seed draws the topology, the workload and the misfortunes. While it runs, every row that
+reaches a disk is held against what must always be true; when all faults have ended, the region
+must come to rest exactly where the tenants wanted it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import random
+from collections import Counter, defaultdict, deque
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import orjson
+import pytest
+from consistency import LOST, Played
+
+from arktos_ray.actors.resource_partition import ResourcePartition
+from arktos_ray.actors.tenant_partition import TenantPartition
+from arktos_ray.api import quantity, scheme
+from arktos_ray.api.errors import AlreadyExists, Failure, NotFound
+from arktos_ray.api.names import Key
+from arktos_ray.client.informer import Informer
+from arktos_ray.client.port import Client
+from arktos_ray.controllers.loop import Loop
+from arktos_ray.controllers.scheduling.feed import Feed
+from arktos_ray.store import store
+from arktos_ray.store.port import Row
+from arktos_ray.store.watchcache import HistoryLimits
+from arktos_ray.testing.sim import Faults, SimCluster
+from arktos_ray.testing.simloop import LIFE
+
+# Everything is forgotten within seconds: who was away for longer has to list again.
+SHORT_MEMORY = HistoryLimits(age_ms_min=1_000, changes_max=60, changes_min=5)
+POD_CPU, NODE_CPU = 100, 1_000  # millicores
+# After the last fault: a lease that ran out, a reservation that nobody confirmed.
+REST_S_MAX = 240.0
+# What the parts say in their logs when they reach a state that is worth reaching.
+STATES = {
+    "no reservations from %s: %s": "reservation without an answer",
+    "%d reservations at %s are carried on with": "reservation found after a lost answer",
+    "binds without an answer: %s": "bind without an answer",
+    "bind of %s failed: %s": "bind refused",
+    "%d reservations were not confirmed in time": "reservation overdue",
+    "unconfirmed reservations of %s stay: %s": "reservation that nobody could judge",
+    "usage of %s: %s": "usage feed broken",
+    "informer %s: %s": "informer disturbed",
+    "feed of %s: %s": "feed disturbed",
+    "%s %s: %s": "controller retried",
+    "node %s: %s": "node silent",
+    "%s: epoch %d, %d rows recovered": "partition recovered",
+    "progress: %s": "progress not told",
+}
+
+
+class Truth:
+    """What is durable, row by row, in the order of time over all disks; and what it must not be."""
+
+    def __init__(self, sim: SimCluster) -> None:
+        self.sim = sim
+        self.problems: list[str] = []
+        self.room: dict[str, int] = {}  # of a node
+        self.taken: Counter[str] = Counter()  # on a node, by what is bound there
+        self.homes: dict[str, str] = {}  # uid -> its node, for ever
+        self.failed: set[str] = set()  # nodes that were ever made to fail
+        self.active: Counter[tuple[str, str]] = Counter()  # (tenant, app) -> pods that count
+        self.wanted_most: Counter[tuple[str, str]] = Counter()
+        self._pods: dict[str, tuple[str, tuple[str, str] | None]] = {}  # uid -> node, workload
+        self._cpu: dict[str, int] = {}
+        self.past: defaultdict[str, deque[str]] = defaultdict(lambda: deque(maxlen=15))
+
+    def saw(self, row: Row) -> None:
+        if row.gvr == "nodes":
+            node = orjson.loads(row.body)
+            self.room[node["metadata"]["name"]] = quantity.milli(
+                node["status"]["allocatable"]["cpu"]
+            )
+        elif row.gvr == "pods":
+            self._saw_pod(row, orjson.loads(row.body))
+
+    def _saw_pod(self, row: Row, pod: dict[str, Any]) -> None:
+        meta, spec, status = pod["metadata"], pod["spec"], pod.get("status", {})
+        uid, node, path = meta["uid"], spec.get("nodeName", ""), row.path
+        phase = status.get("phase", "")
+        going = bool(meta.get("deletionTimestamp"))
+        said = "deleted" if row.deleted else f"{phase} on {node or '-'}{', going' * going}"
+        self.past[path].append(f"{self.sim.loop.virtual:9.4f} {row.revision} {uid[:4]} {said}")
+        was_on, workload = self._pods.pop(uid, ("", None))
+        if was_on:
+            self.taken[was_on] -= self._cpu[uid]
+        if workload is not None:
+            self.active[workload] -= 1
+        if node and self.homes.setdefault(uid, node) != node:
+            self._problem(f"{path} was on {self.homes[uid]} and is on {node}", path)
+        finished = phase in ("Succeeded", "Failed")
+        if row.deleted or finished:
+            return
+        disrupted = any(c["type"] == "DisruptionTarget" for c in status.get("conditions") or ())
+        if disrupted:
+            self.sim.counts["evicted"] += 1
+        if disrupted and node not in self.failed:
+            self._problem(f"{path} was evicted from {node}, which never failed", path)
+        app = (meta.get("labels") or {}).get("app")
+        workload = (meta["tenant"], app) if app and not going else None
+        if workload is not None:
+            self.active[workload] += 1
+            if self.active[workload] > self.wanted_most[workload]:
+                self._problem(
+                    f"{app} has {self.active[workload]} pods,"
+                    f" and at most {self.wanted_most[workload]} were ever wanted", path,
+                )  # fmt: skip
+        self._pods[uid] = (node, workload)
+        if node:
+            self._cpu[uid] = sum(
+                quantity.milli(c["resources"]["requests"]["cpu"]) for c in spec["containers"]
+            )
+            self.taken[node] += self._cpu[uid]
+            if self.taken[node] > self.room.get(node, 0):
+                self._problem(f"{node} holds {self.taken[node]}m of {self.room.get(node)}m", path)
+
+    def _problem(self, text: str, path: str) -> None:
+        past = "\n    ".join(self.past[path])
+        self.problems.append(f"at {self.sim.loop.virtual:.4f} s: {text}\n    {past}")
+
+    def check(self) -> None:
+        assert not self.problems, self.problems[0]
+
+
+class Acting:
+    """Which controllers work on which keys: each key has one at a time, over all shards."""
+
+    def __init__(self, sim: SimCluster, truth: Truth) -> None:
+        self._sim, self._truth = sim, truth
+        self._busy: dict[tuple[str, str, Any], str] = {}
+
+    def wrap(self, loop: Loop[Any]) -> None:
+        real, life = loop._reconcile, LIFE.get()
+        partition = loop._gates[0]._client.caller.name if loop._gates else ""  # type: ignore[attr-defined]
+        assert life is not None
+
+        async def reconcile(key: Any) -> float | None:
+            what = (loop.name, partition, key)
+            other = self._busy.get(what)
+            if other is not None and self._is_alive(other):
+                self._truth.problems.append(f"{what}: {life.name} and {other} work on it at once")
+            self._busy[what] = life.name
+            try:
+                return await real(key)
+            finally:
+                if self._busy.get(what) == life.name:
+                    del self._busy[what]
+
+        loop._reconcile = reconcile
+
+    def _is_alive(self, name: str) -> bool:
+        process = self._sim.processes[name.partition("#")[0]]
+        return process.part is not None and process.life.name == name
+
+
+class _States(logging.Handler):
+    def __init__(self, counts: Counter[str]) -> None:
+        super().__init__(logging.INFO)
+        self._counts = counts
+
+    def emit(self, record: logging.LogRecord) -> None:
+        state = STATES.get(str(record.msg))
+        if state is not None:
+            self._counts[state] += 1
+
+
+@contextlib.contextmanager
+def _counting_states(counts: Counter[str]) -> Iterator[None]:
+    logger, handler = logging.getLogger("arktos_ray"), _States(counts)
+    before = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.level, logger.propagate = before
+        logger.setLevel(before[0])
+
+
+class Region:
+    """The topology, the tenants' wishes, and the driver of a run."""
+
+    def __init__(self, seed: int, *, like: str = "") -> None:
+        rng = self.rng = random.Random(f"region {seed}")
+        self.tps = rng.choice((1, 1, 2, 2, 3))
+        self.rps = rng.choice((1, 1, 2, 2, 3))
+        self.shards = rng.choice((1, 1, 2, 3))
+        # Crowded: more is wanted than there is room for, so that a wrong grant shows at once.
+        self.crowded = rng.random() < 0.4 if not like else like == "crowded"
+        self.nodes = 3 if self.crowded else rng.randrange(3, 8)
+        # A long day: nodes fail, and pods leave them; a resource partition may be away for long.
+        self.long = rng.random() < 0.25 if not like else like == "long"
+        self.from_start = rng.random() < 0.3
+        self.forgetful = rng.random() < 0.5 if not like else like == "forgetful"
+        faults = Faults(
+            reset_chance=rng.choice((0.0, 0.001, 0.005, 0.02)),
+            late_chance=rng.choice((0.0, 0.0, 0.005)),
+            restart_s=rng.choice((0.1, 0.5, 1.5)),
+            # Over a slow network views are old: what acts on them too early shows.
+            network_delay_s=rng.choice(((0.0001, 0.002), (0.005, 0.08))),
+            disk_delay_s=rng.choice(((0.0005, 0.005), (0.001, 0.03))),
+        )  # fmt: skip
+        self.sim = SimCluster(
+            seed, tenant_partitions=self.tps, resource_partitions=self.rps, nodes=self.nodes,
+            shards=self.shards, faults=faults, mode=rng.choice(("kubemark", "instant")),
+        )  # fmt: skip
+        self.truth = Truth(self.sim)
+        self.tenants = {f"t{i + 1}": f"tp-{i + 1}" for i in range(self.tps)}
+        self.wanted: dict[tuple[str, str], int] = {}
+        self.left = self.nodes * NODE_CPU // POD_CPU * 7 // 10  # replicas that may still be wanted
+        self.operations = 0
+        self.set_up = False
+
+    # What the tenants do.
+
+    async def insist(self, work: Callable[[], Awaitable[Any]], *fine: type[Failure]) -> None:
+        """Until there is an answer: each of these may be repeated."""
+        while True:
+            self.operations += 1
+            try:
+                await work()
+                return
+            except fine:
+                return
+            except Failure:
+                await asyncio.sleep(0.1)
+
+    async def make_tenant(self, tenant: str, client: Client) -> None:
+        body = {"metadata": {"name": tenant}, "spec": {"storageClusterId": "0"}}
+        await self.insist(lambda: client.create("tenants", "", "", body), AlreadyExists)
+        account = Key(tenant, "default", "default")
+        await self.insist(lambda: client.get("serviceaccounts", account))
+
+    async def live(self, tenant: str, span_s: float) -> None:
+        """One tenant's day: Deployments come, grow, shrink and go; some pods stand alone."""
+        client = self.sim.client(self.tenants[tenant], name=tenant)
+        await self.make_tenant(tenant, client)
+        rng = random.Random(f"{self.sim.seed} {tenant}")
+        count = rng.randrange(8, 20)
+        single = 0
+        singles: list[str] = []
+        for step in range(count):
+            await asyncio.sleep(rng.uniform(0, 2 * span_s / count))
+            mine = [name for of, name in self.wanted if of == tenant]
+            choice = rng.uniform(0, 1) if not self.crowded else rng.choice((0.1, 0.8, 0.8, 0.95))
+            if choice < 0.35 or not mine:
+                await self.deploy(client, tenant, f"d{step}", rng.randrange(1, 9))
+            elif choice < 0.6:
+                await self.scale(client, tenant, rng.choice(mine), rng.randrange(0, 10))
+            elif choice < 0.7:
+                await self.undeploy(client, tenant, rng.choice(mine))
+            elif choice < 0.9:
+                names = [f"s{single + i}" for i in range(rng.randrange(1, 5 + 3 * self.crowded))]
+                single += len(names)
+                singles += names
+                await self.make_singles(client, tenant, names, rng.choice(("300m", "600m")))
+            elif singles:
+                await self.end_single(client, tenant, singles.pop(rng.randrange(len(singles))))
+        for name in singles:
+            await self.end_single(client, tenant, name)
+
+    def _wish(self, tenant: str, name: str, replicas: int) -> int:
+        had = self.wanted.get((tenant, name), 0)
+        replicas = min(replicas, had + self.left)
+        self.left -= replicas - had
+        self.wanted[tenant, name] = replicas
+        most = self.truth.wanted_most
+        most[tenant, name] = max(most[tenant, name], replicas)
+        return replicas
+
+    async def deploy(self, client: Client, tenant: str, name: str, replicas: int) -> None:
+        replicas = self._wish(tenant, name, replicas)
+        spec: dict[str, Any] = {"containers": [_container(f"{POD_CPU}m")]}
+        if self.long:
+            spec["tolerations"] = [
+                {"key": f"node.kubernetes.io/{key}", "operator": "Exists", "effect": "NoExecute",
+                 "tolerationSeconds": 2} for key in ("not-ready", "unreachable")
+            ]  # fmt: skip
+        labels = {"app": name}
+        body = {
+            "metadata": {"name": name},
+            "spec": {
+                "replicas": replicas,
+                "selector": {"matchLabels": labels},
+                "template": {"metadata": {"labels": labels}, "spec": spec},
+            },
+        }
+        await self.insist(
+            lambda: client.create("deployments.apps", tenant, "default", body), AlreadyExists
+        )
+
+    async def scale(self, client: Client, tenant: str, name: str, replicas: int) -> None:
+        replicas = self._wish(tenant, name, replicas)
+        key, patch = Key(tenant, "default", name), {"spec": {"replicas": replicas}}
+        await self.insist(lambda: client.patch("deployments.apps", key, patch))
+
+    async def undeploy(self, client: Client, tenant: str, name: str) -> None:
+        self.left += self.wanted.pop((tenant, name))
+        key = Key(tenant, "default", name)
+        await self.insist(lambda: client.delete("deployments.apps", key), NotFound)
+
+    async def make_singles(self, client: Client, tenant: str, names: list[str], cpu: str) -> None:
+        calls = [
+            client.creating(
+                "pods", tenant, "default",
+                {"metadata": {"name": name}, "spec": {"containers": [_container(cpu)]}},
+            )
+            for name in names
+        ]  # fmt: skip
+        # One batch; whatever was there already is from a try without an answer.
+        await self.insist(lambda: client.write(calls))
+
+    async def end_single(self, client: Client, tenant: str, name: str) -> None:
+        key = Key(tenant, "default", name)
+        await self.insist(lambda: client.delete("pods", key), NotFound)
+
+    # What happens to them all.
+
+    def misfortune(self) -> None:
+        sim, rng = self.sim, self.rng
+        names = list(sim.processes)
+        name = rng.choice(names)
+        partition = rng.choice([n for n in names if n.startswith(("tp-", "rp-"))])
+        # Nodes that fell silent for 40 s are lost, and rightly so: nobody else may make them so.
+        is_host = name == "simulated-1"
+        kind = rng.choices(
+            ("crash", "twice", "stall", "replace", "cut", "full", "broken", "slow", "clock",
+             "node", "away", "blind"),
+            (22, 8, 10, 8, 10, 6, 4, 6, 6, 10 if self.long else 4, 6 if self.long else 0, 8),
+        )[0]  # fmt: skip
+        if kind == "crash":
+            sim.crash(name)
+        elif kind == "twice":
+            # Once more while it recovers, or starts, or lists what it has to know.
+            sim.crash(name)
+            again = sim.faults.restart_s + rng.choice((0.0001, 0.002, 0.01, 0.1)) * rng.random()
+            sim.loop.call_later(again, sim.crash, name)
+        elif kind == "stall":
+            sim.stall(name, rng.choice((0.1, 1.0, 5.0, 1.0 if is_host else 30.0)) * rng.random())
+        elif kind == "replace":
+            sim.stall(name, 60.0)
+            sim.loop.call_later(rng.uniform(0.1, 3.0 if is_host else 12.0), sim.replace, name)
+        elif kind == "cut":
+            # Whoever talks to a partition is cut off from it.
+            others = [n for n in names if n != partition and not n.startswith("tp-")]
+            other = rng.choice([*others, *self.tenants])
+            sim.cut(other, partition, rng.choice((0.2, 2.0, 5.0)) * rng.random())
+        elif kind == "blind":
+            # A resource partition comes back, and cannot hear of what is bound on its nodes.
+            victim = rng.choice([n for n in names if n.startswith("rp-")])
+            for other in rng.sample(list(self.tenants.values()), rng.randrange(1, self.tps + 1)):
+                sim.cut(other, victim, sim.faults.restart_s + rng.uniform(0.5, 4.0))
+            sim.crash(victim)
+        elif kind == "full":
+            sim.fill_disk(partition, rng.randrange(1, 6))
+        elif kind == "broken":
+            sim.break_disk(partition, rng.randrange(1, 4))
+        elif kind == "slow":
+            sim.slow_disk(partition, rng.uniform(2, 50), rng.uniform(0.2, 3.0))
+        elif kind == "clock":
+            sim.step_clock(
+                name, rng.choice((-1, 1)) * rng.choice((0.5, 30.0, 120.0)) * rng.random()
+            )
+        elif kind == "away":
+            sim.counts["resource partition away for long"] += 1
+            victim = rng.choice([n for n in names if n.startswith("rp-")])
+            sim.crash(victim, restart=False)
+            sim.loop.call_later(rng.uniform(41, 60), sim.start, victim)
+        else:
+            self.fail_node()
+
+    def fail_node(self) -> None:
+        part = self.sim.processes["simulated-1"].part
+        if part is None or not hasattr(part, "nodes"):
+            return
+        node = f"sim-{self.rng.randrange(self.nodes)}"
+        self.sim.counts["node fails"] += 1
+        self.sim.note(f"{node} fails")
+        self.truth.failed.add(node)
+        part.nodes.fail([node])
+        for_s = self.rng.uniform(1, 90 if self.long else 10)
+        self.sim.loop.call_later(for_s, self._recover_node, node)
+
+    def _recover_node(self, node: str) -> None:
+        part = self.sim.processes["simulated-1"].part
+        if part is not None and hasattr(part, "nodes"):
+            self.sim.note(f"{node} is back")
+            part.tasks.start(_quietly(part.nodes.recover([node])), "recover")
+
+    # The run.
+
+    def run(self) -> None:
+        sim, truth = self.sim, self.truth
+        for process in sim.processes.values():
+            process.disk.listeners.append(truth.saw)
+        span_s = self.rng.uniform(60, 120) if self.long else self.rng.uniform(3, 10)
+        work = [sim.loop.create_task(self.live(tenant, span_s)) for tenant in self.tenants]
+        try:
+            if not self.from_start:
+                sim.run_until(lambda: bool(self.wanted))
+            ends = sim.loop.virtual + span_s
+            while sim.loop.virtual < ends:
+                sim.run_for(self.rng.uniform(0.01, 0.3) * span_s / 2)
+                self.misfortune()
+                truth.check()
+            sim.heal()
+            for node in range(self.nodes):
+                sim.loop.call_later(0.5, self._recover_node, f"sim-{node}")
+            self._wait(lambda: all(task.done() for task in work), "the tenants are done")
+            for task in work:
+                task.result()
+            self._wait(self.is_at_rest, "every Deployment has exactly its pods")
+            self._wait(self.are_books_closed, "the ledgers say what is bound")
+            sim.run_for(5)
+            truth.check()
+            assert self.is_at_rest(), self.why_not()
+            assert self.are_books_closed(), self.books()
+            self.check_replay()
+        finally:
+            for task in work:
+                task.cancel()
+            sim.loop.run_until_complete(asyncio.gather(*work, return_exceptions=True))
+
+    def _wait(self, condition: Callable[[], bool], what: str) -> None:
+        try:
+            self.sim.run_until(condition, REST_S_MAX, every_s=0.3)
+        except TimeoutError:
+            self.truth.check()
+            raise AssertionError(
+                f"{REST_S_MAX:.0f} s after the last fault it is not so that {what}:"
+                f" {self.why_not()}; {self.books()}"
+            ) from None
+        self.truth.check()
+
+    def pods(self) -> dict[tuple[str, str], list[str]]:
+        found: dict[tuple[str, str], list[str]] = {key: [] for key in self.wanted}
+        for pod in self.sim.objects("pods"):
+            meta = pod["metadata"]
+            going = ", going" if meta.get("deletionTimestamp") else ""
+            app = (meta.get("labels") or {}).get("app", meta["name"])
+            state = f"{pod['status']['phase']}{going}"
+            found.setdefault((meta["tenant"], app), []).append(state)
+        return found
+
+    def is_at_rest(self) -> bool:
+        pods = self.pods()
+        return all(
+            states == ["Running"] * self.wanted.get(key, 0) for key, states in pods.items()
+        ) and all(process.started for process in self.sim.processes.values())
+
+    def why_not(self) -> str:
+        return "; ".join(
+            f"{key}: wanted {self.wanted.get(key, 0)}, has {dict(Counter(states))}"
+            for key, states in self.pods().items()
+            if states != ["Running"] * self.wanted.get(key, 0)
+        )
+
+    def books(self) -> str:
+        """How the ledgers differ from what is bound."""
+        wrong = []
+        for name, process in self.sim.processes.items():
+            part = process.part
+            if not isinstance(part, ResourcePartition) or not hasattr(part, "reservations"):
+                continue
+            ledger = part.reservations.ledger
+            waiting = len(ledger._unconfirmed)
+            if waiting:
+                wrong.append(f"{name} has {waiting} reservations that nobody confirmed")
+            for node in self.truth.room:
+                for usage in ledger.usage_of([node]):
+                    booked = usage.amounts.get("cpu", 0)
+                    if booked != self.truth.taken[node]:
+                        wrong.append(f"{node}: booked {booked}, bound {self.truth.taken[node]}")
+        return "; ".join(wrong)
+
+    def are_books_closed(self) -> bool:
+        return not self.books()
+
+    def check_replay(self) -> None:
+        """What each partition holds is what its log says."""
+        for name, process in self.sim.processes.items():
+            part = process.part
+            if not isinstance(part, TenantPartition):
+                continue
+            newest = {}
+            for revision in sorted(process.disk.rows):
+                row = process.disk.rows[revision]
+                newest[row.gvr, row.path] = row
+            replayed = hashlib.sha256()
+            for (gvr, path), row in sorted(newest.items()):
+                if not row.deleted:
+                    replayed.update(f"{gvr} {path} {row.revision} ".encode() + row.body)
+            held = hashlib.sha256()
+            gvrs = sorted(gvr for gvr in part.store.counts() if gvr not in scheme.VOLATILE)
+            for gvr in gvrs:
+                for record in part.store.table(gvr).range():
+                    held.update(f"{gvr} {record.path} {record.revision} ".encode() + record.body)
+            assert held.digest() == replayed.digest(), f"{name} is not what its log says"
+
+
+async def _quietly(work: Awaitable[Any]) -> None:
+    with contextlib.suppress(*LOST):
+        await work
+
+
+def _container(cpu: str) -> dict[str, Any]:
+    return {"name": "c", "image": "i", "resources": {"requests": {"cpu": cpu}}}
+
+
+def play(seed: int, *, like: str = "") -> Played:
+    """A region's day; an AssertionError says what should not have been.
+
+    like: `long`, `crowded` or `forgetful`, whatever the seed would say.
+    """
+    region = Region(seed, like=like)
+    sim = region.sim
+    with pytest.MonkeyPatch.context() as patch, _counting_states(sim.counts):
+        if region.forgetful:
+            patch.setattr(store, "HistoryLimits", lambda: SHORT_MEMORY)
+            patch.setattr(store, "_BACKLOG_CHANGES_MAX", 8)
+            patch.setattr(store, "_COMPACT_INTERVAL_S", 0.7)
+        _count_relists(patch, sim.counts)
+        acting = Acting(sim, region.truth)
+        starting = Loop.start
+
+        def start(self: Loop[Any]) -> None:
+            acting.wrap(self)
+            starting(self)
+
+        patch.setattr(Loop, "start", start)
+        with sim:
+            region.run()
+            for process in sim.processes.values():
+                sim.counts["crash with a commit under way"] += process.disk.crashes_with_pending
+                sim.counts["torn record at a crash"] += process.disk.crashes_torn
+                sim.counts["unacknowledged commit that survived"] += process.disk.survivors
+                scheduling = getattr(process.part, "scheduling", None)
+                if scheduling is not None:
+                    sim.counts["reservation refused"] += scheduling.counters.refused
+                    sim.counts["bound"] += scheduling.counters.bound
+            rows = sum(len(process.disk.rows) for process in sim.processes.values())
+            return Played(dict(sim.counts), region.operations + rows, sim.loop.virtual)
+
+
+def _count_relists(patch: pytest.MonkeyPatch, counts: Counter[str]) -> None:
+    replacing, listing = Informer._replace, Feed._list
+
+    def replace(self: Informer, objects: list[Any], revision: int) -> None:
+        if self.is_synced:
+            counts["informer relisted after Expired"] += 1
+        replacing(self, objects, revision)
+
+    async def listed(self: Feed) -> int:
+        if self.is_synced:
+            counts["feed relisted after Expired"] += 1
+        return await listing(self)
+
+    patch.setattr(Informer, "_replace", replace)
+    patch.setattr(Feed, "_list", listed)
