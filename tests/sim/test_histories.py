@@ -95,7 +95,8 @@ class Actor:
         self.revisions[name] = made["metadata"]["resourceVersion"]
         self.written.append((int(self.revisions[name]), name))
 
-    async def read(self, name: str) -> None:
+    async def read(self, name: str) -> bool:
+        """False when nobody answered."""
         try:
             found = await self.client.get(GVR, self.key(name))
             value: str | None = found["data"]["value"]
@@ -103,10 +104,11 @@ class Actor:
         except NotFound:
             value = _ABSENT
         except (Unavailable, Timeout):
-            return
+            return False
         possible = self.possible.setdefault(name, {_ABSENT})
         assert value in possible, f"{name} reads {value}, should be one of {possible}"
         self.possible[name] = {value}
+        return True
 
 
 @dataclass
@@ -189,7 +191,8 @@ def test_ten_thousand_operations_while_the_partition_crashes(seed: int) -> None:
         async def settle() -> None:
             for actor in actors:
                 for name in list(actor.possible):
-                    await sim.eventually(lambda a=actor, n=name: a.read(n))
+                    while not await actor.read(name):
+                        await sim.clock.sleep(0.1)
 
         sim.run(settle())
         sim.run_for(1)
