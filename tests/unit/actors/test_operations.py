@@ -47,6 +47,8 @@ class Part:
 
 
 class Pipe:
+    unread = 0
+
     def __init__(self) -> None:
         self.deliver: Callable[[list[Any]], None] = lambda frame: None
         self._deframer = Deframer()
