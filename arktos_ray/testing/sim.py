@@ -32,7 +32,7 @@ from arktos_ray.api.errors import Unavailable
 from arktos_ray.base.ids import Ids
 from arktos_ray.client.port import Client, Object
 from arktos_ray.store.backends.memory import MemoryDisk, MemoryLog
-from arktos_ray.store.port import Log, Row
+from arktos_ray.store.port import Fenced, Lease, Log, Row
 from arktos_ray.tenancy import topology as topologies
 from arktos_ray.tenancy.topology import PartitionRow, Topology
 
@@ -94,19 +94,80 @@ class Faults:
     restart_s: float = 1.0
 
 
+class Life:
+    """One incarnation of a part. It can be paused, as by SIGSTOP, and go on beside its
+    replacement."""
+
+    def __init__(self) -> None:
+        self.part: Part | None = None
+        self.connections: list[_Connection] = []
+        self._resumed: asyncio.Future[None] | None = None
+        self._held: list[Callable[[], None]] = []
+
+    def pause(self) -> None:
+        if self._resumed is None:
+            self._resumed = asyncio.get_running_loop().create_future()
+
+    def resume(self) -> None:
+        if self._resumed is not None:
+            self._resumed.set_result(None)
+            self._resumed = None
+            held, self._held = self._held, []
+            for step in held:
+                step()
+
+    async def awake(self) -> None:
+        """Whatever the part waits for comes no sooner than the part goes on."""
+        while self._resumed is not None:
+            await asyncio.shield(self._resumed)
+
+    def step(self, step: Callable[[], None]) -> None:
+        """Now, or when it goes on."""
+        if self._resumed is None:
+            step()
+        else:
+            self._held.append(step)
+
+    def end(self) -> None:
+        for connection in self.connections:
+            connection.break_off()
+        self.connections.clear()
+        if self.part is not None:
+            # The process is gone: no task of it takes another step that anyone can see.
+            self.part.tasks.kill()
+
+
+class _LifeClock(SimClock):
+    def __init__(self, loop: SimLoop, life: Life) -> None:
+        super().__init__(loop)
+        self._life = life
+
+    async def sleep(self, seconds: float) -> None:
+        await super().sleep(seconds)
+        await self._life.awake()
+
+
 class _SimLog(MemoryLog):
     """A disk that takes its time: a crash may come before, during or after the write."""
 
-    def __init__(self, disk: MemoryDisk, sim: SimCluster) -> None:
-        super().__init__(disk)
-        self._sim = sim
+    def __init__(self, disk: MemoryDisk, sim: SimCluster, life: Life) -> None:
+        super().__init__(disk, sim.lease, sim.clock)
+        self._sim, self._life = sim, life
 
     async def append(self, rows: Sequence[Row]) -> None:
         low, high = self._sim.faults.disk_delay_s
         await asyncio.sleep(self._sim.random.uniform(low, high) / 2)
+        await self._life.awake()
         await super().append(rows)
         # From here on the rows are durable, and nobody has been told.
         await asyncio.sleep(self._sim.random.uniform(low, high) / 2)
+        await self._life.awake()
+
+    async def renew(self) -> None:
+        # Far away: what was replaced learns of it late enough to have done something wrong.
+        await asyncio.sleep(self._sim.random.uniform(*self._sim.faults.disk_delay_s))
+        await self._life.awake()
+        await super().renew()
 
 
 class _SimPipe:
@@ -114,6 +175,7 @@ class _SimPipe:
 
     def __init__(self, sim: SimCluster, connection: _Connection) -> None:
         self._sim, self._connection = sim, connection
+        self.life: Life | None = None  # of whoever reads here
         self.deliver: Callable[[list[Any]], None]
         self._deframer = Deframer()
         self._arrives = 0.0
@@ -137,6 +199,12 @@ class _SimPipe:
             sim.loop.call_at(later, self._connection.break_off)
 
     def _arrive(self, frame: bytes) -> None:
+        if self.life is None:
+            self._deliver(frame)
+        else:
+            self.life.step(lambda: self._deliver(frame))
+
+    def _deliver(self, frame: bytes) -> None:
         if not self._connection.broken:
             for one in self._deframer.feed(frame):
                 self.deliver(one)
@@ -153,9 +221,12 @@ class _SimPipe:
 
 
 class _Connection:
-    def __init__(self, sim: SimCluster, name: str, part: Part) -> None:
+    def __init__(self, sim: SimCluster, name: str, life: Life) -> None:
+        part = life.part
+        assert part is not None
         self.broken = False
         to_server, to_client = _SimPipe(sim, self), _SimPipe(sim, self)
+        to_server.life = life
         self.client = ClientEnd(name, to_server)
         self.server = ServerEnd(part, to_client, part.tasks)
         to_server.deliver, to_client.deliver = self.server.received, self.client.received
@@ -196,7 +267,9 @@ class _Process:
     disk: MemoryDisk = field(default_factory=MemoryDisk)
     part: Part | None = None
     started: bool = False
-    connections: list[_Connection] = field(default_factory=list)
+    life: Life = field(default_factory=Life)
+    # Lives that were replaced while they stood still, and may wake up.
+    ghosts: list[Life] = field(default_factory=list)
     incarnation: int = 0
 
 
@@ -206,15 +279,17 @@ class SimCluster:
     def __init__(
         self, seed: int, *, tenant_partitions: int = 2, resource_partitions: int = 2,
         nodes: int = 10, shards: int = 1, faults: Faults | None = None,
-        with_parts: bool = True,
+        with_parts: bool = True, lease: Lease | None = None,
     ) -> None:  # fmt: skip
-        self.seed = seed
+        """lease: logs are as in an etcd, and may be opened while somebody else holds them."""
+        self.seed, self.lease = seed, lease
         self.random = random.Random(seed)
         self.faults = faults or Faults()
         self.loop = SimLoop()
         self.clock = SimClock(self.loop)
         self.processes: dict[str, _Process] = {}
         self.bugs: list[tuple[str, BaseException]] = []
+        self.fenced: list[str] = []  # who learnt that it was replaced, and ended
         self._logged = _BugsLogged(self.bugs)
         self.topology = topologies.fitted(
             None, tenant_partitions, resource_partitions, nodes if with_parts else 0, "kubemark"
@@ -285,8 +360,10 @@ class SimCluster:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._logged.detach()
-        for name in self.processes:
+        for name, process in self.processes.items():
             self._kill(name)
+            for ghost in process.ghosts:
+                ghost.end()
         pending = asyncio.all_tasks(self.loop)
         for task in pending:
             task.cancel()
@@ -300,35 +377,57 @@ class SimCluster:
     def _start(self, name: str) -> None:
         process = self.processes[name]
         process.incarnation += 1
+        life = process.life = Life()
 
         def open_log(spec: Spec) -> Log:
-            return _SimLog(process.disk, self)
+            return _SimLog(process.disk, self, life)
 
         def crash(error: BaseException) -> None:
+            if isinstance(error, Fenced):
+                self.fenced.append(name)
+                part.tasks.kill()
+                # What it sent before arrives.
+                self.loop.call_later(self.faults.network_delay_s[1], life.end)
+                return
             # A part that ends by a bug ends the run: nothing may hide behind a restart.
             self.bugs.append((name, error))
 
         surroundings = Surroundings(
-            self.clock, Ids(self.random.getrandbits(64)), self._connector, open_log, crash,
-            listens=False, topology=lambda spec: self.topology,
+            _LifeClock(self.loop, life), Ids(self.random.getrandbits(64)), self._connector,
+            open_log, crash, listens=False, topology=lambda spec: self.topology,
         )  # fmt: skip
-        part = process.part = process.make(process.spec, surroundings)
+        part = process.part = life.part = process.make(process.spec, surroundings)
 
         async def begin() -> None:
             await part.start()
-            process.started = True
+            process.started = process.part is part
 
         part.tasks.start(begin(), f"{name}-start")
 
     def _kill(self, name: str) -> None:
         process = self.processes[name]
-        part, process.part, process.started = process.part, None, False
-        for connection in process.connections:
-            connection.break_off()
-        process.connections.clear()
-        if part is not None:
-            # The process is gone: no task of it takes another step that anyone can see.
-            part.tasks.kill()
+        process.part, process.started = None, False
+        process.life.end()
+
+    def stall(self, name: str, seconds: float) -> None:
+        """SIGSTOP, and SIGCONT after so long."""
+        life = self.processes[name].life
+        self.loop.call_soon(life.pause)
+        self.loop.call_later(seconds, life.resume)
+
+    def replace(self, name: str, *, kill: bool = True) -> None:
+        """A new incarnation, whatever the present one does.
+
+        kill: the actor's lock ends the predecessor (docs/decisions/0005). Without it, as on
+        another machine, the old one stays with its connections, and may wake up later.
+        """
+        process = self.processes[name]
+        if kill:
+            self._kill(name)
+        else:
+            process.ghosts.append(process.life)
+            process.part, process.started = None, False
+        self._start(name)
 
     def crash(self, name: str, restart: bool = True) -> None:
         """kill -9, and after a while Ray starts it again."""
@@ -350,8 +449,8 @@ class SimCluster:
             # As a socket: it listens once the part is prepared.
             if process.part.prepared is False:
                 raise Unavailable(f"{name} is starting")
-            connection = _Connection(self, name, process.part)
-            process.connections.append(connection)
+            connection = _Connection(self, name, process.life)
+            process.life.connections.append(connection)
             return connection.client
 
         return connect
