@@ -98,6 +98,13 @@ def _places(data_dir: Path) -> Places:
 @click.option("--offline/--no-offline", default=None, help="Never ask an image registry.  [no]")
 @click.option("--dashboard/--no-dashboard", default=None, help="Ray's own web pages.  [yes]")
 @click.option("--transport", type=click.Choice(["stream", "ray"]), help="Between actors.  [stream]")
+@click.option("--storage", type=click.Choice(["sqlite", "etcd"]), help="Of logs.  [sqlite]")
+@click.option("--etcd-endpoints", metavar="HOST:PORT,...", help="Where etcd is.")
+@click.option("--etcd-ca", type=click.Path(path_type=Path), help="Its authority: TLS.")
+@click.option("--etcd-cert", type=click.Path(path_type=Path), help="Our certificate for it.")
+@click.option("--etcd-key", type=click.Path(path_type=Path), help="The key of that.")
+@click.option("--etcd-user", help="A user that may read and write below /arktos.")
+@click.option("--etcd-password-file", type=click.Path(path_type=Path), help="Its password.")
 @click.option("--address", envvar="RAY_ADDRESS", help="Join this Ray cluster.  [a private one]")
 @click.option(
     "--config", "file", type=click.Path(path_type=Path), help="arktos.yaml with the same keys."

@@ -8,14 +8,23 @@ from __future__ import annotations
 
 import ipaddress
 import itertools
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 # Revisions carry six bits of partition number (design.md D5).
 PARTITIONS_MAX = 64
+STORAGE_CLUSTERS_MAX = 64  # spec/scaleout.md 6
 # 64 parts of 64 addresses each.
 _SERVICE_PREFIX_MAX = 20
 
@@ -26,6 +35,60 @@ class ConfigError(Exception):
 
 def _flag(name: str) -> str:
     return name.replace("_", "-")
+
+
+class EtcdCluster(BaseModel):
+    """One etcd that keeps logs. Paths are those of every machine where partitions run."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, alias_generator=_flag, populate_by_name=True
+    )
+
+    endpoints: tuple[str, ...] = Field(min_length=1)  # host:port
+    ca: Path | None = None  # With it, TLS.
+    cert: Path | None = None
+    key: Path | None = None
+    user: str = ""
+    password_file: Path | None = None
+    # Everything of ours lies below it: clusters that share an etcd have one each.
+    prefix: str = "/arktos"
+    # How long a partition may answer without having heard from etcd, and how long its successor
+    # waits for a machine that was lost. etcd's least is 2 s.
+    ttl_s: float = Field(3.0, ge=2, le=60)
+
+    @field_validator("endpoints", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return value.split(",") if isinstance(value, str) else value
+
+    @field_validator("endpoints")
+    @classmethod
+    def _addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for endpoint in value:
+            host, _, port = endpoint.rpartition(":")
+            if "/" in endpoint or not host or not port.isdigit():
+                raise ValueError(f"{endpoint} is no host:port")
+        return value
+
+    @model_validator(mode="after")
+    def _fits(self) -> EtcdCluster:
+        if bool(self.cert) != bool(self.key):
+            raise ValueError("a client certificate and its key go together")
+        if self.cert and not self.ca:
+            raise ValueError("a client certificate needs the ca of the servers too")
+        if bool(self.user) != bool(self.password_file):
+            raise ValueError("a user and a password-file go together")
+        if not self.prefix.startswith("/") or len(self.prefix.rstrip("/")) < 2:
+            raise ValueError("prefix is a path such as /arktos")
+        return self
+
+    def spec(self) -> dict[str, Any]:
+        """Plain values, for store/backends."""
+        given = self.model_dump(exclude_none=True)
+        for name, value in given.items():
+            if isinstance(value, Path):
+                given[name] = os.path.abspath(value.expanduser())
+        return {"kind": "etcd", **given, "endpoints": list(self.endpoints)}
 
 
 class Config(BaseModel):
@@ -78,6 +141,20 @@ class Config(BaseModel):
     # Service addresses. Every tenant partition gets a 64th of the range: 16,384 of the default.
     service_cidr: str = "10.96.0.0/12"
 
+    # Where logs are: a file each on this machine, or an etcd, from which a partition comes back on
+    # any machine. The etcd-... keys are of storage cluster "0"; etcd-clusters has the others, by
+    # their ids, each with the same keys: {"1": {endpoints: [...], ca: ...}}.
+    storage: Literal["sqlite", "etcd"] = "sqlite"
+    etcd_endpoints: tuple[str, ...] = ()
+    etcd_ca: Path | None = None
+    etcd_cert: Path | None = None
+    etcd_key: Path | None = None
+    etcd_user: str = ""
+    etcd_password_file: Path | None = None
+    etcd_prefix: str = "/arktos"
+    etcd_ttl_s: float = 3.0
+    etcd_clusters: dict[str, EtcdCluster] = Field(default_factory=dict)
+
     # Ray. Without an address a private one is started, on loopback, and ends with us.
     address: str = ""
     # Ray's own web pages: 200 MB and 1.5% of a core.
@@ -108,8 +185,41 @@ class Config(BaseModel):
         parts = _network(self.service_cidr).subnets(prefixlen_diff=6)
         return str(next(itertools.islice(parts, partition, None)))
 
+    def storages(self) -> dict[str, dict[str, Any]]:
+        """Storage cluster id -> what `open_log` is told of it. "0" is the system's."""
+        first = {"kind": "sqlite"} if self.storage == "sqlite" else self._etcd().spec()
+        return {"0": first, **{id_: cluster.spec() for id_, cluster in self.etcd_clusters.items()}}
+
+    def _etcd(self) -> EtcdCluster:
+        values = {name: getattr(self, f"etcd_{name}") for name in EtcdCluster.model_fields}
+        return EtcdCluster(**values)
+
+    @field_validator("etcd_endpoints", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return value.split(",") if isinstance(value, str) else value
+
+    @field_validator("etcd_clusters")
+    @classmethod
+    def _ids(cls, value: dict[str, EtcdCluster]) -> dict[str, EtcdCluster]:
+        for id_ in value:
+            if not (id_.isascii() and id_.isdigit() and 1 <= int(id_) < STORAGE_CLUSTERS_MAX):
+                raise ValueError(f"{id_} is no id of a storage cluster: 1 to 63, 0 is the system's")
+        return value
+
     @model_validator(mode="after")
     def _fits(self) -> Config:
+        if self.storage == "etcd":
+            if not self.etcd_endpoints:
+                raise ValueError("storage: etcd needs etcd-endpoints")
+            try:
+                self._etcd()
+            except ValidationError as error:
+                said = error.errors()[0]
+                at = "".join(f"etcd-{_flag(str(part))}: " for part in said["loc"][:1])
+                raise ValueError(at + said["msg"].removeprefix("Value error, ")) from None
+        elif self.etcd_endpoints:
+            raise ValueError("etcd-endpoints without storage: etcd would not be used")
         if self.tenant_partitions + self.resource_partitions > PARTITIONS_MAX:
             raise ValueError(
                 f"tenant-partitions and resource-partitions together are at most {PARTITIONS_MAX}"

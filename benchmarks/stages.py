@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import cProfile
 import gc
+import math
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -54,7 +55,7 @@ from arktos_ray.placement.solve import solve
 from arktos_ray.placement.tables import NodeTable, node_view
 from arktos_ray.store.backends.sqlite import SqliteLog
 from arktos_ray.store.port import Log, Row
-from arktos_ray.store.records import Record, encode
+from arktos_ray.store.records import Record, encode, row_of
 from arktos_ray.store.store import Store
 from arktos_ray.tenancy import topology
 from arktos_ray.testing.load import pod
@@ -76,6 +77,20 @@ class NullLog:
     @property
     def epoch(self) -> int:
         return 1
+
+    @property
+    def trusted_until(self) -> float:
+        return math.inf
+
+    @property
+    def renew_every_s(self) -> float | None:
+        return None
+
+    async def take_over(self) -> None:
+        return
+
+    async def renew(self) -> None:
+        return
 
     def replay(self) -> Iterator[Row]:
         return iter(())
@@ -402,7 +417,7 @@ async def create_steps(stages: Stages) -> None:
             nonlocal revision
             for i in range(0, len(records), 100):
                 rows = [
-                    Row(revision + j, False, "pods", record.path, record.body)
+                    row_of("pods", record)._replace(revision=revision + j)
                     for j, record in enumerate(records[i : i + 100], 1)
                 ]
                 revision += len(rows)
@@ -413,7 +428,7 @@ async def create_steps(stages: Stages) -> None:
             nonlocal revision
             for record in records[:200]:
                 revision += 1
-                await log.append([Row(revision, False, "pods", record.path, record.body)])
+                await log.append([row_of("pods", record)._replace(revision=revision)])
             return 200
 
         await stages.time("log append", append, "10", "SQLite, fsync, 100 rows a commit")

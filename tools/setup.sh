@@ -11,6 +11,7 @@ PACKAGES=(
   runc:/usr/sbin/runc
   busybox-static:/bin/busybox
   wrk:/usr/bin/wrk
+  etcd-server:/usr/bin/etcd
 )
 
 say() { printf '%s\n' "$*" >&2; }
@@ -31,6 +32,23 @@ install() {
   fi
   "${SUDO[@]}" env DEBIAN_FRONTEND=noninteractive \
     apt-get install -y -qq --no-install-recommends "$@" >/dev/null 2>&1
+}
+
+# Only the program is wanted: tests and clusters start an etcd of their own, or are told of one.
+# Debian would start one on port 2379, now and at every boot.
+install_etcd() {
+  local policy=/usr/sbin/policy-rc.d made='' done=0
+  if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' | "${SUDO[@]}" tee "$policy" >/dev/null
+    "${SUDO[@]}" chmod +x "$policy"
+    made=1
+  fi
+  install etcd-server || done=1
+  [ -z "$made" ] || "${SUDO[@]}" rm -f "$policy"
+  if [ $done = 0 ] && command -v systemctl >/dev/null; then
+    "${SUDO[@]}" systemctl disable etcd >/dev/null 2>&1 || true
+  fi
+  return $done
 }
 
 # A Python of 3.11 or newer.
@@ -98,7 +116,12 @@ debian_packages() {
   [ -f "$stamp" ] && [ "$(cat "$stamp")" = "${missing[*]}" ] && return
   if may_install; then
     say "installing Debian packages: ${missing[*]}"
-    install "${missing[@]}" || say "  some could not be installed; going on without them"
+    local others=()
+    for name in "${missing[@]}"; do [ "$name" = etcd-server ] || others+=("$name"); done
+    [ ${#others[@]} = 0 ] || install "${others[@]}" \
+      || say "  some could not be installed; going on without them"
+    [ ${#others[@]} = ${#missing[@]} ] || install_etcd \
+      || say "  etcd-server could not be installed; going on without it"
     local still=()
     for entry in "${PACKAGES[@]}"; do
       name=${entry%%:*}
@@ -108,7 +131,8 @@ debian_packages() {
   fi
   if [ ${#missing[@]} != 0 ]; then
     say "not installed: ${missing[*]} (as root: apt-get install ${missing[*]})"
-    say "  without them there are no containers on this machine; all the rest works"
+    say "  without containerd, runc and busybox-static there are no containers on this machine,"
+    say "  without etcd-server its tests are skipped; all the rest works"
   fi
   printf '%s' "${missing[*]:-}" > "$stamp"
 }

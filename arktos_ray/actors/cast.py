@@ -54,6 +54,7 @@ def settings(
             host["containerd"] = str(config.containerd)
     return {
         "common": common_spec(config, places),
+        "storages": config.storages(),
         "service_ranges": [config.service_range(number) for number in range(NUMBERS)],
         "ingresses": config.ingresses,
         "ingress": {
@@ -91,13 +92,14 @@ def cast(given: Mapping[str, Any], topology: Topology) -> list[Actor]:
             row.name, "tenant partition", "tenant_partition:TenantPartition", 2,
             "tenant_partition", number=row.number,
             service_cidr=given["service_ranges"][row.number],
+            storage=given["storages"].get(row.storage),
         )
         for row in tenant
     ]  # fmt: skip
     actors += [
         actor(
             row.name, "resource partition", "resource_partition:ResourcePartition", 2,
-            "resource_partition", number=row.number,
+            "resource_partition", number=row.number, storage=given["storages"].get(row.storage),
         )
         for row in topology.partitions
         if row.kind == "resource"

@@ -39,7 +39,7 @@ from arktos_ray.base.clock import SystemClock
 from arktos_ray.base.ids import Ids
 from arktos_ray.base.places import lock_holder
 from arktos_ray.base.tasks import Tasks
-from arktos_ray.store.backends.sqlite import SqliteLog
+from arktos_ray.store.backends.choice import open_log
 from arktos_ray.store.port import Log
 
 log = logging.getLogger(__name__)
@@ -300,14 +300,17 @@ def real_surroundings(spec: Spec) -> Surroundings:
         logging.shutdown()
         os._exit(1)
 
-    def open_log(of: Spec) -> Log:
-        return SqliteLog(Path(of["data_dir"]) / f"{of['name']}.sqlite")
+    clock = SystemClock()
+
+    def open_log_of(of: Spec) -> Log:
+        storage = of.get("storage", {"kind": "sqlite"})
+        return open_log(storage, Path(of["data_dir"]), of["name"], clock)
 
     return Surroundings(
-        clock=SystemClock(),
+        clock=clock,
         ids=Ids(),
         connect=connector(spec.get("transport", "stream"), Tasks(), Path(spec["run_dir"])),
-        open_log=open_log,
+        open_log=open_log_of,
         crash=crash,
         topology=lambda of: topology_store(of).load(),
     )

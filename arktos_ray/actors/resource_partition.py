@@ -65,12 +65,16 @@ class ResourcePartition(TenantPartition):
         if method == "spoke":
             return self.heartbeats.spoke(payload[0])
         if method in ("reserve", "held", "release"):
-            return await getattr(self.reservations, method)(payload)
+            answer = await getattr(self.reservations, method)(payload)
+            # A ledger that was replaced must promise nothing.
+            self.store.check_trusted()
+            return answer
         return await super().request(method, payload)
 
     async def subscribe(self, method: str, payload: Any) -> AsyncIterator[Any]:
         if method == "usage":
             async for item in self.reservations.usage(payload):
+                self.store.check_trusted()
                 yield item
         else:
             async for item in super().subscribe(method, payload):

@@ -262,9 +262,11 @@ class Supervisor(Part):
         kind = asked.get("kind")
         if kind not in ("tenant", "resource"):
             raise BadRequest("kind is tenant or resource")
-        topology = self.topology.added(
-            kind, str(asked.get("storage") or "0"), str(asked.get("zone") or "")
-        )
+        storage = str(asked.get("storage") or "0")
+        storages = self.spec.get("settings", {}).get("storages", {"0": None})
+        if storage not in storages:
+            raise NotFound(f"no storage cluster {storage}; there are {', '.join(storages)}")
+        topology = self.topology.added(kind, storage, str(asked.get("zone") or ""))
         await self._change(topology)
         return {"name": topology.partitions[-1].name}
 

@@ -57,6 +57,7 @@ class TenantPartition(Part):
         partition = Partition(self.name, self.store, self.clock, self.ids, ips)
         self.server = Server(partition)
         self._learn()
+        await self._log.take_over()
         self.store.start()
         log.info("%s: epoch %d, %d rows recovered", self.name, self._log.epoch, rows)
         await self._seed()
@@ -85,6 +86,7 @@ class TenantPartition(Part):
 
     def acknowledged(self) -> int:
         """No tenant is made here by an older topology above this revision."""
+        self.store.check_trusted()
         return self.store.last
 
     async def shut(self) -> None:

@@ -96,6 +96,10 @@ RESOURCES: tuple[Resource, ...] = (
         verbs=("create", "delete", "get", "list", "patch", "update", "watch"),
     ),
     Resource(
+        "", "v1", "storageclusters", "StorageCluster", "storagecluster", Scope.CLUSTER,
+        "arktos.core.v1.StorageCluster",
+    ),
+    Resource(
         "", "v1", "namespaces", "Namespace", "namespace", Scope.TENANT, _CORE + "Namespace",
         short_names=("ns",), subresources={"status": _STATUS, "finalize": ("update",)},
         verbs=("create", "delete", "get", "list", "patch", "update", "watch"),

@@ -459,6 +459,11 @@ def _tenant(obj: Object, now: float) -> Cells:
     return [obj["metadata"].get("name", ""), cluster, phase, _age(obj, now)]
 
 
+def _storage_cluster(obj: Object, now: float) -> Cells:
+    id_, address = obj.get("storageClusterId") or "", obj.get("serviceAddress") or ""
+    return [obj["metadata"].get("name", ""), id_, address, _age(obj, now)]
+
+
 def _namespace(obj: Object, now: float) -> Cells:
     meta, phase = obj["metadata"], (obj.get("status") or {}).get("phase") or ""
     return [meta.get("name", ""), phase, _age(obj, now), meta.get("tenant") or ""]
@@ -601,6 +606,7 @@ def _define(*specs: str) -> list[dict[str, Any]]:
 _GENERIC_COLUMNS = _define("Name", "Created At:date")
 _COLUMNS: dict[str, list[dict[str, Any]]] = {
     "tenants": _define("Name", "StorageId", "Status", "Age"),
+    "storageclusters": _define("Name", "StorageId", "Address", "Age"),
     "namespaces": _define("Name", "Status", "Age", "+Tenant"),
     "nodes": _define(
         "Name", "Status", "Roles", "Age", "Version", "+Internal-IP", "+External-IP", "+OS-Image",
@@ -638,6 +644,7 @@ _COLUMNS: dict[str, list[dict[str, Any]]] = {
 
 _ROWS: dict[str, Callable[[Object, float], Cells]] = {
     "tenants": _tenant,
+    "storageclusters": _storage_cluster,
     "namespaces": _namespace,
     "nodes": _node,
     "pods": _pod,

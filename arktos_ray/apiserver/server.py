@@ -93,6 +93,11 @@ class Server:
         self.calls_total += len(calls)
         if wrote or unsure:
             await self._settle(replies, wrote)
+        try:
+            self.partition.store.check_trusted()
+        except Failure as failure:
+            # What was read may be the past by now, and a refusal is as good as a read.
+            return [Reply(failure.code, failure.encode())] * len(calls)
         return replies
 
     async def _settle(self, replies: list[Reply], wrote: list[int]) -> None:

@@ -13,9 +13,16 @@ class Clock(Protocol):
         """Seconds since 1970, as the wall has it. May jump."""
 
     def monotonic(self) -> float:
-        """Seconds since some moment. Never goes back; for durations and deadlines."""
+        """Seconds since some moment. Never goes back; for durations and deadlines.
+
+        Counts while the machine sleeps: a lease that ran out meanwhile has run out.
+        """
 
     async def sleep(self, seconds: float) -> None: ...
+
+
+# Linux counts the time asleep in the one, not in the other; elsewhere there is only the other.
+_MONOTONIC = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 class SystemClock:
@@ -23,7 +30,7 @@ class SystemClock:
         return time.time()
 
     def monotonic(self) -> float:
-        return time.monotonic()
+        return time.clock_gettime(_MONOTONIC)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

@@ -44,6 +44,25 @@ def current() -> Process:
     return process
 
 
+def identity() -> str:
+    """This process among all processes of all machines: kernel, pid namespace, pid, start."""
+    boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot} {os.readlink(_PROC / 'self/ns/pid')} {current()}"
+
+
+def is_gone(who: str) -> bool:
+    """Whether that process (`identity`) has certainly ended. One that we cannot see has not."""
+    here, there = identity().split(), who.split()
+    if len(there) != 4 or here[:2] != there[:2]:
+        return False
+    return not Process(int(there[2]), int(there[3])).alive()
+
+
+def same_machine(one: str, other: str) -> bool:
+    """Whether two processes (`identity`) go by the same wall clock."""
+    return one.split(" ")[0] == other.split(" ")[0]
+
+
 def tick() -> int:
     """Now, in the unit of `Process.started`."""
     return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))

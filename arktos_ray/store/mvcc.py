@@ -52,6 +52,27 @@ class Table:
             self._move(path, previous.node, "")
         return previous
 
+    def load(self, record: Record) -> Record | None:
+        """As `put` and `remove`, while a log is read; `index` must follow before anything else."""
+        path = record.path
+        if record.deleted:
+            return self._records.pop(path, None)
+        previous = self._records.get(path)
+        self._records[path] = record
+        return previous
+
+    def index(self) -> None:
+        # Once, over what lives: half of what it costs row by row.
+        self._paths = SortedList(self._records)
+        by_node = self._by_node
+        for path, record in self._records.items():
+            node = record.node
+            if node:
+                paths = by_node.get(node)
+                if paths is None:
+                    paths = by_node[node] = set()
+                paths.add(path)
+
     def _move(self, path: str, old_node: str, new_node: str) -> None:
         if old_node:
             paths = self._by_node[old_node]

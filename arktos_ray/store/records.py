@@ -6,16 +6,20 @@ Pure. The bytes are what lists, watches and peers get; nothing here re-encodes t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from sys import intern
 from typing import Any
 
 import orjson
 
 from arktos_ray.api.names import Key
+from arktos_ray.store.port import Row
 
 # Objects of one workload carry equal labels; one dict serves them all.
 _interned: dict[tuple[tuple[str, str], ...], Mapping[str, str]] = {}
 _INTERNED_MAX = 100_000
 _NO_LABELS: Mapping[str, str] = {}
+# The same by their bytes in a log.
+_decoded: dict[bytes, Mapping[str, str]] = {}
 
 
 class Record:
@@ -57,19 +61,39 @@ def encode(revision: int, path: str, obj: dict[str, Any], deleted: bool = False)
     return _record(revision, path, body, obj, deleted)
 
 
-def restore(revision: int, path: str, body: bytes, deleted: bool) -> Record:
-    """The record of bytes that came out of a log."""
-    return _record(revision, path, body, orjson.loads(body), deleted)
+def restore(row: Row) -> Record:
+    """The record of a row that came out of a log. 0.8 us, or 5 us when the row has no columns."""
+    revision, deleted, _, path, body, labels, node, phase = row
+    if labels is None:
+        return _record(revision, path, body, orjson.loads(body), deleted)
+    known = _decoded.get(labels) if labels else _NO_LABELS
+    if known is None:
+        known = _interned_labels(orjson.loads(labels))
+        if len(_decoded) > _INTERNED_MAX:
+            _decoded.clear()
+        _decoded[labels] = known
+    return Record(revision, path, body, known, intern(node), intern(phase), deleted == 1)
+
+
+def row_of(gvr: str, record: Record) -> Row:
+    """What a log keeps of a record."""
+    labels = orjson.dumps(record.labels) if record.labels else b""
+    return Row(
+        record.revision, record.deleted, gvr, record.path, record.body, labels, record.node,
+        record.phase,
+    )  # fmt: skip
 
 
 def _record(revision: int, path: str, body: bytes, obj: dict[str, Any], deleted: bool) -> Record:
-    labels = obj["metadata"].get("labels") or _NO_LABELS
-    if labels:
-        identity = tuple(labels.items())
-        if len(_interned) > _INTERNED_MAX:
-            _interned.clear()
-        labels = _interned.setdefault(identity, labels)
+    labels = obj["metadata"].get("labels")
     spec, status = obj.get("spec"), obj.get("status")
     node = spec.get("nodeName", "") if type(spec) is dict else ""
     phase = status.get("phase", "") if type(status) is dict else ""
+    labels = _interned_labels(labels) if labels else _NO_LABELS
     return Record(revision, path, body, labels, node or "", phase or "", deleted)
+
+
+def _interned_labels(labels: Mapping[str, str]) -> Mapping[str, str]:
+    if len(_interned) > _INTERNED_MAX:
+        _interned.clear()
+    return _interned.setdefault(tuple(labels.items()), labels)

@@ -10,7 +10,9 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 
+from arktos_ray.api.errors import Invalid
 from arktos_ray.api.names import SYSTEM_TENANT
+from arktos_ray.tenancy.topology import PartitionRow
 
 
 def assign(tenant: str, partitions: Sequence[str], rule: str = "letters") -> str:
@@ -25,3 +27,19 @@ def assign(tenant: str, partitions: Sequence[str], rule: str = "letters") -> str
     count = min(len(partitions), 26)
     # Part i owns the letters 26*(i-1)//n up to 26*i//n - 1.
     return next(partitions[i] for i in range(count) if letter < 26 * (i + 1) // count)
+
+
+def stored_in(cluster: str, rows: Sequence[PartitionRow]) -> list[str]:
+    """The partitions whose logs are in that storage cluster: the only ones for a tenant whose
+    spec.storageClusterId says so. "" is whichever. Raises Invalid when there are none.
+
+    Give the names to `assign`; a tenant that moves may only move within them.
+    """
+    names = [row.name for row in rows if cluster in ("", row.storage)]
+    if not names:
+        known = ", ".join(sorted({row.storage for row in rows})) or "none"
+        raise Invalid(
+            f"no tenant partition keeps its objects in storage cluster {cluster};"
+            f" there are partitions for: {known}"
+        )
+    return names

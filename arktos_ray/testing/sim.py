@@ -32,7 +32,7 @@ from arktos_ray.api.calls import User
 from arktos_ray.api.errors import Failure, Unavailable
 from arktos_ray.base.ids import Ids
 from arktos_ray.client.port import Client, Object
-from arktos_ray.store.port import Log
+from arktos_ray.store.port import Fenced, Lease, Log
 from arktos_ray.tenancy import topology as topologies
 from arktos_ray.tenancy.topology import PartitionRow, Topology
 from arktos_ray.testing.simdisk import RecordLog, SimDisk
@@ -176,15 +176,17 @@ class SimCluster:
     def __init__(
         self, seed: int, *, tenant_partitions: int = 2, resource_partitions: int = 2,
         nodes: int = 10, shards: int = 1, faults: Faults | None = None,
-        with_parts: bool = True, mode: str = "kubemark",
+        with_parts: bool = True, mode: str = "kubemark", lease: Lease | None = None,
     ) -> None:  # fmt: skip
-        self.seed = seed
+        """lease: logs are as in an etcd, and may be opened while somebody else holds them."""
+        self.seed, self.lease = seed, lease
         self.random = random.Random(seed)
         self.faults = faults or Faults()
         self.loop = SimLoop()
         self.clock = SimClock(self.loop)
         self.processes: dict[str, _Process] = {}
         self.bugs: list[tuple[str, BaseException]] = []
+        self.fenced: list[str] = []  # who learnt that it was replaced, and ended
         # How often each fault was injected, and each interesting state was reached.
         self.counts: Counter[str] = Counter()
         self.notes: deque[str] = deque(maxlen=_NOTES_MAX)
@@ -293,9 +295,16 @@ class SimCluster:
         life = process.life = Life(f"{name}#{process.incarnation}")
 
         def open_log(spec: Spec) -> Log:
-            return RecordLog(process.disk)
+            return RecordLog(process.disk, self.lease, process.clock)
 
         def crash(error: BaseException) -> None:
+            if isinstance(error, Fenced):
+                self.fenced.append(name)
+                self.counts["fenced"] += 1
+                part.tasks.kill()
+                # What it sent before arrives.
+                self.loop.call_later(self.faults.network_delay_s[1], self._end_ghost, name, life)
+                return
             if isinstance(error, Failure) and process.life is life and not process.started:
                 # As with a disk that is full: it ends, and is started again.
                 self.counts["start refused"] += 1
@@ -326,6 +335,11 @@ class SimCluster:
         if part is not None:
             self._end(part, process.life, connections)
             process.disk.crash()
+
+    def _end_ghost(self, name: str, life: Life) -> None:
+        for ghost in self.processes[name].ghosts:
+            if ghost[1] is life:
+                self._end(*ghost)
 
     def _end(self, part: Part, life: Life, connections: list[_Connection]) -> None:
         for connection in connections:

@@ -13,6 +13,7 @@ hold everything that anybody was told against that.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import struct
 import zlib
@@ -22,8 +23,9 @@ from typing import Any
 import msgpack
 
 from arktos_ray.api.errors import StorageFull, Unavailable
+from arktos_ray.base.clock import Clock, SystemClock
 from arktos_ray.store.backends.memory import MemoryDisk
-from arktos_ray.store.port import Corrupt, Row
+from arktos_ray.store.port import Corrupt, Fenced, Lease, Row
 
 _HEADER = struct.Struct(">II")  # length and CRC-32 of the payload
 EPOCH_RECORD, ROWS_RECORD, COMPACT_RECORD = range(3)
@@ -160,10 +162,16 @@ def _apply(data: bytearray, change: bytes | int) -> None:
 
 
 class RecordLog:
-    """Opening it cuts away a torn end, and raises the epoch."""
+    """Opening it cuts away a torn end, and raises the epoch.
 
-    def __init__(self, disk: SimDisk) -> None:
-        self._disk = disk
+    With a lease it behaves as a log that another machine may open meanwhile (memory.py).
+    """
+
+    def __init__(
+        self, disk: SimDisk, lease: Lease | None = None, clock: Clock | None = None
+    ) -> None:
+        self._disk, self._lease, self._clock = disk, lease, clock or SystemClock()
+        self._trusted_until = math.inf if lease is None else -math.inf
         self._one_at_a_time = asyncio.Lock()  # A record is undone by cutting the file's end away.
         records, self._end = self._read(disk.content())
         if self._end < len(disk.content()):
@@ -200,6 +208,30 @@ class RecordLog:
     def epoch(self) -> int:
         return self._epoch
 
+    @property
+    def trusted_until(self) -> float:
+        return self._trusted_until
+
+    @property
+    def renew_every_s(self) -> float | None:
+        return None if self._lease is None else self._lease.renew_every_s
+
+    async def take_over(self) -> None:
+        if self._lease is not None:
+            wait_s = self._disk.owned_until - self._clock.monotonic()
+            if wait_s > 0:
+                await self._clock.sleep(wait_s)
+            await self.renew()
+
+    async def renew(self) -> None:
+        asked = self._clock.monotonic()
+        # Far away: who was replaced learns of it late enough to have done something wrong.
+        await asyncio.sleep(self._disk.delay_s())
+        self._check_epoch()
+        if self._lease is not None:
+            self._disk.owned_until = self._clock.monotonic() + self._lease.ttl_s
+            self._trusted_until = self._lease.until(asked)
+
     def replay(self) -> Iterator[Row]:
         rows, self._rows = self._rows, {}
         for revision in sorted(rows):
@@ -211,9 +243,7 @@ class RecordLog:
     async def append(self, rows: Sequence[Row]) -> None:
         # As with a disk, other writes come in while this one is under way.
         await asyncio.sleep(self._disk.delay_s())
-        await self._commit(
-            [ROWS_RECORD, [[r.revision, r.deleted, r.gvr, r.path, r.body] for r in rows]]
-        )
+        await self._commit([ROWS_RECORD, [list(row) for row in rows]])
         # From here on the rows are durable, and nobody has been told.
         await asyncio.sleep(self._disk.delay_s())
 
@@ -241,6 +271,7 @@ class RecordLog:
 
     async def _undo(self, length: int) -> None:
         """What is refused must not come back after a crash: gone before anybody is told."""
+        self._check_epoch()  # Behind ours there are records of somebody else by now.
         self._disk.truncate(length)
         self._end = length
         while True:
@@ -252,7 +283,11 @@ class RecordLog:
 
     def _check_epoch(self) -> None:
         if self._epoch != self._disk.epoch:
-            raise Unavailable(f"fenced: epoch {self._epoch} was replaced by {self._disk.epoch}")
+            self._trusted_until = -math.inf
+            raise Fenced(f"fenced: epoch {self._epoch} was replaced by {self._disk.epoch}")
 
     def close(self) -> None:
-        pass
+        if self._epoch == self._disk.epoch:
+            self._disk.owned_until = -math.inf
+        if self._lease is not None:
+            self._trusted_until = -math.inf

@@ -98,3 +98,41 @@ def test_no_two_tenant_partitions_share_a_service_address() -> None:
 def test_a_service_range_that_cannot_be_shared_out_is_refused(cidr: str) -> None:
     with pytest.raises(ConfigError, match=cidr):
         load(None, {"service_cidr": cidr})
+
+
+def test_an_etcd_and_several_are_told_to_partitions_as_plain_values(tmp_path: Path) -> None:
+    file = tmp_path / "arktos.yaml"
+    file.write_text(
+        "storage: etcd\netcd-user: arktos\netcd-password-file: /secret\netcd-ca: /ca.crt\n"
+        'etcd-clusters: {"7": {endpoints: ["c:2379"], ttl-s: 5}}\n'
+    )
+    storages = load(file, {"etcd_endpoints": "a:2379,b:2379"}).storages()
+
+    assert storages["0"]["kind"] == "etcd"
+    assert storages["0"]["endpoints"] == ["a:2379", "b:2379"]
+    assert (storages["0"]["user"], storages["0"]["ca"]) == ("arktos", "/ca.crt")
+    assert (storages["7"]["endpoints"], storages["7"]["ttl_s"]) == (["c:2379"], 5)
+    assert load(None, {}).storages() == {"0": {"kind": "sqlite"}}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("storage: etcd", "needs etcd-endpoints"),
+        ("storage: etcd\netcd-endpoints: [http://a:1]", "no host:port"),
+        ("etcd-endpoints: [a:1]", "without storage: etcd"),
+        ("storage: etcd\netcd-endpoints: [a:1]\netcd-user: u", "go together"),
+        ("storage: etcd\netcd-endpoints: [a:1]\netcd-cert: c", "go together"),
+        ("storage: etcd\netcd-endpoints: [a:1]\netcd-ttl-s: 1", "greater than or equal to 2"),
+        ("etcd-clusters: {0: {endpoints: [a:1]}}", "etcd-clusters"),
+        ('etcd-clusters: {"64": {endpoints: [a:1]}}', "1 to 63"),
+        ('etcd-clusters: {"1": {endpoints: []}}', "at least 1"),
+    ],
+)
+def test_an_etcd_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "arktos.yaml"
+    file.write_text(text)
+
+    with pytest.raises(ConfigError) as caught:
+        load(file, {})
+    assert said in str(caught.value)

@@ -10,7 +10,7 @@ from arktos_ray.api.kinds.nodes import NodeRules
 from arktos_ray.api.kinds.pods import PodRules, PodTemplateRules
 from arktos_ray.api.kinds.records import EventRules, LeaseRules
 from arktos_ray.api.kinds.services import EndpointSliceRules, EndpointsRules, ServiceRules
-from arktos_ray.api.kinds.spaces import NamespaceRules, TenantRules
+from arktos_ray.api.kinds.spaces import NamespaceRules, StorageClusterRules, TenantRules
 from arktos_ray.api.kinds.workloads import (
     ControllerRevisionRules,
     DeploymentRules,
@@ -19,6 +19,7 @@ from arktos_ray.api.kinds.workloads import (
 
 _CLASSES: dict[str, type[Rules]] = {
     "tenants": TenantRules,
+    "storageclusters": StorageClusterRules,
     "namespaces": NamespaceRules,
     "nodes": NodeRules,
     "pods": PodRules,

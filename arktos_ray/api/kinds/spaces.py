@@ -1,4 +1,5 @@
-"""Tenant and Namespace: the two kinds that contain others, and end in two steps."""
+"""Tenant and Namespace: the two kinds that contain others, and end in two steps. And
+StorageCluster: where the objects of tenants are kept."""
 
 from __future__ import annotations
 
@@ -70,15 +71,30 @@ class TenantRules(_Space):
 
     def check(self, obj: Object, out: list[Cause]) -> None:
         super().check(obj, out)
-        at = "spec.storageClusterId"
         cluster = (obj.get("spec") or {}).get("storageClusterId")
-        if not cluster:
-            out.append(required(at, "must specify storage cluster id"))
-        elif not (
-            cluster.isascii() and cluster.isdigit() and int(cluster[:9]) <= STORAGE_CLUSTER_MAX
-            and len(cluster) < 9
-        ):  # fmt: skip
-            out.append(bad(at, cluster, "must be integer 0-63"))
+        _check_storage_cluster("spec.storageClusterId", cluster, out)
 
     def check_update(self, obj: Object, old: Object, out: list[Cause]) -> None:
         super().check(obj, out)
+
+
+class StorageClusterRules(Rules):
+    def check(self, obj: Object, out: list[Cause]) -> None:
+        _check_storage_cluster("storageClusterId", obj.get("storageClusterId"), out)
+        if not obj.get("serviceAddress"):
+            out.append(required("serviceAddress", "must specify service address"))
+
+    def check_update(self, obj: Object, old: Object, out: list[Cause]) -> None:
+        self.check(obj, out)
+        if obj.get("storageClusterId") != old.get("storageClusterId"):
+            out.append(bad("storageClusterId", obj.get("storageClusterId"), "field is immutable"))
+
+
+def _check_storage_cluster(at: str, cluster: str | None, out: list[Cause]) -> None:
+    if not cluster:
+        out.append(required(at, "must specify storage cluster id"))
+    elif not (
+        cluster.isascii() and cluster.isdigit() and int(cluster[:9]) <= STORAGE_CLUSTER_MAX
+        and len(cluster) < 9
+    ):  # fmt: skip
+        out.append(bad(at, cluster, "must be integer 0-63"))

@@ -1,15 +1,18 @@
 """A log in memory, for tests and the simulator. Survives its partition, not its process.
 
-`fail_next` makes the next appends raise, as a full or broken disk would.
+`fail_next` makes the next appends raise, as a full or broken disk would. With a lease it behaves
+as a log that another machine may open meanwhile; without one its lock dies with its process.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator, Sequence
 
-from arktos_ray.api.errors import Failure, Unavailable
-from arktos_ray.store.port import Row
+from arktos_ray.api.errors import Failure
+from arktos_ray.base.clock import Clock, SystemClock
+from arktos_ray.store.port import Fenced, Lease, Row
 
 
 class MemoryDisk:
@@ -19,18 +22,33 @@ class MemoryDisk:
         self.rows: dict[int, Row] = {}
         self.floors: dict[str, int] = {}
         self.epoch = 0
+        self.owned_until = -math.inf  # until when the last owner's lease may run
 
 
 class MemoryLog:
-    def __init__(self, disk: MemoryDisk | None = None) -> None:
+    def __init__(
+        self, disk: MemoryDisk | None = None, lease: Lease | None = None,
+        clock: Clock | None = None,
+    ) -> None:  # fmt: skip
         self._disk = disk if disk is not None else MemoryDisk()
         self._disk.epoch += 1
         self._epoch = self._disk.epoch
+        self._lease = lease
+        self._clock = clock or SystemClock()
+        self._trusted_until = math.inf if lease is None else -math.inf
         self.fail_next: list[Failure] = []
 
     @property
     def epoch(self) -> int:
         return self._epoch
+
+    @property
+    def trusted_until(self) -> float:
+        return self._trusted_until
+
+    @property
+    def renew_every_s(self) -> float | None:
+        return None if self._lease is None else self._lease.renew_every_s
 
     def replay(self) -> Iterator[Row]:
         for revision in sorted(self._disk.rows):
@@ -38,6 +56,21 @@ class MemoryLog:
 
     def floors(self) -> dict[str, int]:
         return dict(self._disk.floors)
+
+    async def take_over(self) -> None:
+        if self._lease is not None:
+            wait_s = self._disk.owned_until - self._clock.monotonic()
+            if wait_s > 0:
+                await self._clock.sleep(wait_s)
+            await self.renew()
+
+    async def renew(self) -> None:
+        asked = self._clock.monotonic()
+        await asyncio.sleep(0)
+        self._check_epoch()
+        if self._lease is not None:
+            self._disk.owned_until = self._clock.monotonic() + self._lease.ttl_s
+            self._trusted_until = self._lease.until(asked)
 
     async def append(self, rows: Sequence[Row]) -> None:
         await asyncio.sleep(0)  # As with a disk, other writes come in while this one is under way.
@@ -56,7 +89,11 @@ class MemoryLog:
 
     def _check_epoch(self) -> None:
         if self._epoch != self._disk.epoch:
-            raise Unavailable(f"fenced: epoch {self._epoch} was replaced by {self._disk.epoch}")
+            self._trusted_until = -math.inf
+            raise Fenced(f"fenced: epoch {self._epoch} was replaced by {self._disk.epoch}")
 
     def close(self) -> None:
-        pass
+        if self._epoch == self._disk.epoch:
+            self._disk.owned_until = -math.inf
+        if self._lease is not None:
+            self._trusted_until = -math.inf

@@ -282,6 +282,19 @@ def test_a_plain_update_of_a_tenant_moves_nothing() -> None:
     assert new["spec"] == {"storageClusterId": "0", "finalizers": []}
 
 
+def test_a_storage_cluster_has_an_address_and_an_id_that_stays() -> None:
+    one = make("storageclusters", storageClusterId="1", serviceAddress="10.0.0.5:2379")
+    assert told("storageclusters", one) == []
+    assert told("storageclusters", make("storageclusters", storageClusterId="64")) == [
+        'storageClusterId: Invalid value: "64": must be integer 0-63',
+        "serviceAddress: Required value: must specify service address",
+    ]
+    _, lines = changed("storageclusters", one, storageClusterId="2")
+    assert lines == ['storageClusterId: Invalid value: "2": field is immutable']
+    _, lines = changed("storageclusters", one, serviceAddress="10.0.0.6:2379")
+    assert lines == []
+
+
 def test_a_namespace_carries_its_name_as_a_label() -> None:
     obj = make("namespaces")
     assert obj["metadata"]["labels"] == {"kubernetes.io/metadata.name": "x"}
