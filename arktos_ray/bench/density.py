@@ -42,6 +42,9 @@ STALLED_S = 120.0
 # The partitions' own counts are that old at most.
 STATS_S = 2.0
 POINTS_MAX = 1_000
+# A machine that is filled to the brim: nobody may take a process that waits for its turn for one
+# that hangs.
+_PATIENCE = ("health-failures-max: 1000",)
 
 
 class Progress(Protocol):
@@ -75,11 +78,14 @@ def run(
         "notes": [],
     }
     begun = time.monotonic()
+    file = data / "arktos.yaml"
+    data.mkdir(parents=True, exist_ok=True)
+    file.write_text("\n".join((*_PATIENCE, *settings)) + "\n")
     arguments = (
-        "--tenant-partitions", str(wanted.tenant_partitions),
+        "--config", str(file), "--tenant-partitions", str(wanted.tenant_partitions),
         "--resource-partitions", str(wanted.resource_partitions),
         "--simulated-nodes", str(wanted.nodes), "--simulated-mode", wanted.mode,
-        "--no-dashboard", *settings,
+        "--no-dashboard",
     )  # fmt: skip
     progress.say(
         f"starting {wanted.tenant_partitions} x {wanted.resource_partitions} partitions and"
