@@ -17,7 +17,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,8 +80,8 @@ def run(
         "notes": [],
     }
     begun = time.monotonic()
-    file = data / "arktos.yaml"
-    data.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix="arktos-bench-"))
+    file = scratch / "arktos.yaml"
     file.write_text("\n".join((*_PATIENCE, *settings)) + "\n")
     arguments = (
         "--config", str(file), "--tenant-partitions", str(wanted.tenant_partitions),
@@ -98,6 +100,8 @@ def run(
             uvloop.run(test.run())
     except (Interrupted, KeyboardInterrupt):
         found["interrupted"] = True
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     found["seconds"] = round(time.monotonic() - begun, 1)
     return found
 
