@@ -30,7 +30,7 @@ import uvloop
 from arktos_ray.base.clock import parse_rfc3339
 from arktos_ray.bench import plan as planning
 from arktos_ray.bench.cluster import Cluster, Refused, per_thousand, started
-from arktos_ray.bench.generate import Generator, OverHandles, OverHttps, Place, Sent
+from arktos_ray.bench.generate import CREATORS, Generator, OverHandles, OverHttps, Place, Sent
 from arktos_ray.bench.machine import machine
 from arktos_ray.bench.plan import GROUPS, LATENCY, PHASES, SATURATION, Object, Parameters, Wanted
 from arktos_ray.testing.load import PodObserver
@@ -180,13 +180,7 @@ class Density:
                     "spec": {"storageClusterId": "0"}}  # fmt: skip
             await asyncio.to_thread(self._cluster.request, "POST", "/api/v1/tenants", body)
             self._places.append([(tenant, f"density-{number}") for number in range(count)])
-        done, total = 0, sum(counts)
-        for places in self._places:
-            for tenant, space in places:
-                self._check()
-                await asyncio.to_thread(self._cluster.make_namespace, tenant, space)
-                done += 1
-                self._progress.step("namespaces", done, total)
+        await self._make_namespaces([place for places in self._places for place in places])
         for tenant in names:
             path = f"/api/v1/tenants/{tenant}/pods"
             revision = await asyncio.to_thread(self._cluster.revision, path)
@@ -195,6 +189,17 @@ class Density:
         self._found["pss_mb_empty"] = _rounded(
             await asyncio.to_thread(self._cluster.memory, self._roles), 1
         )
+
+    async def _make_namespaces(self, places: list[Place]) -> None:
+        for start in range(0, len(places), CREATORS):
+            self._check()
+            await asyncio.gather(
+                *(
+                    asyncio.to_thread(self._cluster.make_namespace, tenant, space)
+                    for tenant, space in places[start : start + CREATORS]
+                )
+            )
+            self._progress.step("namespaces", start, len(places))
 
     # A phase.
 
