@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from .livekit import ARKTOS
+from livekit import ARKTOS
 
 Object = dict[str, Any]
 DEADLINE_S = 300.0
