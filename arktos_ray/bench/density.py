@@ -17,7 +17,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +30,7 @@ import uvloop
 from arktos_ray.base.clock import parse_rfc3339
 from arktos_ray.bench import plan as planning
 from arktos_ray.bench.cluster import Cluster, Refused, per_thousand, started
-from arktos_ray.bench.generate import Generator, OverHandles, OverHttps, Place, Sent
+from arktos_ray.bench.generate import CREATORS, Generator, OverHandles, OverHttps, Place, Sent
 from arktos_ray.bench.machine import machine
 from arktos_ray.bench.plan import GROUPS, LATENCY, PHASES, SATURATION, Object, Parameters, Wanted
 from arktos_ray.testing.load import PodObserver
@@ -42,6 +44,9 @@ STALLED_S = 120.0
 # The partitions' own counts are that old at most.
 STATS_S = 2.0
 POINTS_MAX = 1_000
+# A machine that is filled to the brim: nobody may take a process that waits for its turn for one
+# that hangs.
+_PATIENCE = ("health-failures-max: 1000",)
 
 
 class Progress(Protocol):
@@ -75,11 +80,14 @@ def run(
         "notes": [],
     }
     begun = time.monotonic()
+    scratch = Path(tempfile.mkdtemp(prefix="arktos-bench-"))
+    file = scratch / "arktos.yaml"
+    file.write_text("\n".join((*_PATIENCE, *settings)) + "\n")
     arguments = (
-        "--tenant-partitions", str(wanted.tenant_partitions),
+        "--config", str(file), "--tenant-partitions", str(wanted.tenant_partitions),
         "--resource-partitions", str(wanted.resource_partitions),
         "--simulated-nodes", str(wanted.nodes), "--simulated-mode", wanted.mode,
-        "--no-dashboard", *settings,
+        "--no-dashboard",
     )  # fmt: skip
     progress.say(
         f"starting {wanted.tenant_partitions} x {wanted.resource_partitions} partitions and"
@@ -92,6 +100,8 @@ def run(
             uvloop.run(test.run())
     except (Interrupted, KeyboardInterrupt):
         found["interrupted"] = True
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     found["seconds"] = round(time.monotonic() - begun, 1)
     return found
 
@@ -170,13 +180,7 @@ class Density:
                     "spec": {"storageClusterId": "0"}}  # fmt: skip
             await asyncio.to_thread(self._cluster.request, "POST", "/api/v1/tenants", body)
             self._places.append([(tenant, f"density-{number}") for number in range(count)])
-        done, total = 0, sum(counts)
-        for places in self._places:
-            for tenant, space in places:
-                self._check()
-                await asyncio.to_thread(self._cluster.make_namespace, tenant, space)
-                done += 1
-                self._progress.step("namespaces", done, total)
+        await self._make_namespaces([place for places in self._places for place in places])
         for tenant in names:
             path = f"/api/v1/tenants/{tenant}/pods"
             revision = await asyncio.to_thread(self._cluster.revision, path)
@@ -185,6 +189,17 @@ class Density:
         self._found["pss_mb_empty"] = _rounded(
             await asyncio.to_thread(self._cluster.memory, self._roles), 1
         )
+
+    async def _make_namespaces(self, places: list[Place]) -> None:
+        for start in range(0, len(places), CREATORS):
+            self._check()
+            await asyncio.gather(
+                *(
+                    asyncio.to_thread(self._cluster.make_namespace, tenant, space)
+                    for tenant, space in places[start : start + CREATORS]
+                )
+            )
+            self._progress.step("namespaces", start, len(places))
 
     # A phase.
 

@@ -202,8 +202,17 @@ class FakePartition:
         return replies
 
     async def watch(self, call: Call) -> AsyncIterator[list[WatchEvent]]:
-        gvr, at = call.gvr, int(call.options["resourceVersion"])
+        gvr, at = call.gvr, int(call.options.get("resourceVersion", "0"))
         wanted = _selector(call)
+        await asyncio.sleep(0)
+        if call.options.get("sendInitialEvents") == "true" and not self.down:
+            at = self._revision
+            state = [
+                WatchEvent(ADDED, at, key.path(), orjson.dumps(obj))
+                for key, obj in self._objects.get(gvr, {}).items()
+                if wanted(key, obj)
+            ]
+            yield [*state, WatchEvent(BOOKMARK, at, "", initial_end=True)]
         while True:
             if self.down:
                 raise Unavailable("the partition is away")

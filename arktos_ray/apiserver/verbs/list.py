@@ -33,6 +33,8 @@ _COLUMNS = {"spec.nodeName", "status.phase"}
 _JOINED, _MATCHED, _RENDERED = 500, 500, 30
 # Answers that a matcher remembers, 200 bytes each.
 _ANSWERS_MAX = 20_000
+# Stands for all nodes that a selector does not name; no node can be called that.
+_ANOTHER = "/"
 
 
 async def list_objects(partition: Partition, call: Call, resource: Resource) -> Reply:
@@ -141,11 +143,20 @@ def matcher(call: Call, resource: Resource) -> Matcher | None:
 
 
 def _by_columns(fields: selectors.FieldSelector) -> Matcher:
-    """Every watcher of pods asks this twice a change: answered once for each node and phase."""
+    """Every watcher of pods asks this twice a change: answered once for each node and phase.
+
+    Where only some nodes are named, all others are alike: 60,000 nodes need not be remembered.
+    """
     known: dict[tuple[str, str], bool] = {}
+    terms = [
+        term for clause in fields.clauses for term in clause if term.field == "spec.nodeName"
+    ]  # fmt: skip
+    named = {"", *(term.value for term in terms)}
+    alike = all(term.operator in ("=", "!=") for term in terms)
 
     def match(record: Record) -> bool:
-        columns = (record.node, record.phase)
+        node = record.node
+        columns = (node if node in named or not alike else _ANOTHER, record.phase)
         answer = known.get(columns)
         if answer is None:
             if len(known) >= _ANSWERS_MAX:

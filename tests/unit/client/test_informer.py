@@ -10,6 +10,7 @@ from arktos_ray.base.tasks import Tasks
 from arktos_ray.client.informer import Informer
 from arktos_ray.client.port import Client
 from arktos_ray.testing.fakes import FakeClock, FakePartition, settle
+from arktos_ray.testing.sim import SimCluster
 
 
 class World:
@@ -145,3 +146,39 @@ def test_a_selector_is_the_servers_work() -> None:
         assert [key.name for key in only.index.keys()] == ["b"]  # noqa: SIM118
 
     story(play)
+
+
+def test_a_large_state_comes_in_pieces_and_is_complete_before_it_counts_as_synced() -> None:
+    with SimCluster(seed=4, tenant_partitions=1, resource_partitions=1, with_parts=False) as sim:
+        client = sim.client("tp-1")
+        count = 2_500  # A piece is 1,000.
+
+        async def fill() -> None:
+            first = {"metadata": {"name": "first"}}
+            await sim.eventually(lambda: client.create("configmaps", "system", "default", first))
+            await client.write(
+                [
+                    client.creating(
+                        "configmaps", "system", "default", {"metadata": {"name": f"c{number}"}}
+                    )
+                    for number in range(count)
+                ]
+            )
+
+        sim.run(fill())
+        tasks = Tasks()
+        informer = Informer(client, "configmaps", sim.clock, tasks)
+        sizes: list[int] = []
+        informer.on_change(lambda old, new: sizes.append(len(informer.index)))
+
+        async def follow() -> None:
+            informer.start()
+            await informer.synced()
+            assert len(informer.index) == count + 1
+            await client.create("configmaps", "system", "default", {"metadata": {"name": "new"}})
+            await sim.clock.sleep(1.0)
+            await tasks.close()
+
+        sim.run(follow())
+        assert len(informer.index) == count + 2
+        assert sizes == list(range(1, count + 3))
