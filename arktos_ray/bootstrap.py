@@ -320,6 +320,7 @@ class _Driver:
         from arktos_ray.actors import cluster
 
         settings = cluster.RaySettings(
+            home=places.home,
             temp_dir=places.ray,
             address=config.address,
             dashboard=config.dashboard,
@@ -327,6 +328,8 @@ class _Driver:
             object_store_bytes=config.object_store_mb << 20,
         )
         self._cluster = cluster.start_cluster(settings)
+        if config.address:
+            self._cluster.span(places, SystemClock().now())
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: self._stop.set())  # Ray has put its own there.
         self._note["dashboard"] = self._cluster.dashboard
@@ -390,10 +393,8 @@ class _Driver:
             except Unavailable as error:
                 failures += 1
                 log.warning("%s", error)
-            hung = self._places.holder(SUPERVISOR)
-            if failures >= config.health_failures_max and hung is not None:
-                log.error("killing the supervisor, process %d: it does not answer", hung.pid)
-                processes.kill(hung)
+            if failures >= config.health_failures_max and self._cluster.kill_supervisor():
+                log.error("killed the supervisor: it does not answer")
                 failures = 0
         return None
 

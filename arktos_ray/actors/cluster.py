@@ -18,7 +18,7 @@ import os
 import threading
 import time
 from collections.abc import Awaitable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,15 +28,18 @@ import uvloop
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from arktos_ray.actors.cast import Actor, cast
+from arktos_ray.actors import machines
+from arktos_ray.actors.cast import SUPERVISOR, Actor, cast
 from arktos_ray.actors.handles import NAMESPACE, RaySessions, actor_named, real_surroundings, remote
+from arktos_ray.actors.inside import Address
+from arktos_ray.actors.machines import Machine
 from arktos_ray.actors.part import Part, Spec, Surroundings
 from arktos_ray.actors.supervisor import Restarting, Supervisor
 from arktos_ray.actors.topology import topology_store
 from arktos_ray.api.errors import NotFound, Unavailable
 from arktos_ray.base import processes
 from arktos_ray.base.log_files import LogFile
-from arktos_ray.base.places import lock_holder
+from arktos_ray.base.places import Places, lock_holder
 
 log = logging.getLogger(__name__)
 
@@ -52,12 +55,17 @@ _RESTART_WAIT_LEAST_S = 0.25
 _RESTART_WAIT_MOST_S = 10.0
 # A life as long as this was no failed start.
 _RESTART_FORGIVEN_S = 30.0
+# A task on another machine may need a worker first: 0.4 s, on a busy machine 2.
+_ELSEWHERE_DEADLINE_S = 10.0
+# What every actor is told of its cluster's machines; the last only who must write or pass it on.
+_SPAN = ("inner", "home_machine", "carried")
 
 
 @dataclass(frozen=True, slots=True)
 class RaySettings:
     """address "" starts a private cluster on loopback; otherwise that one is joined."""
 
+    home: Path
     temp_dir: Path
     address: str = ""
     dashboard: bool = True
@@ -68,10 +76,15 @@ class RaySettings:
 class Cluster:
     """A running Ray and our connection to it. `start_cluster` makes one."""
 
-    def __init__(self, node: Any, address: str, dashboard: str, node_id: str) -> None:
+    def __init__(self, node: Any, address: str, dashboard: str, home: Path) -> None:
         self._node: Any = node
         self._supervisor: Any = None
-        self.address, self.dashboard, self.node_id = address, dashboard, node_id
+        self._span: Spec = {"home_machine": replace(_here(), home=str(home)).pack()}
+        self.address, self.dashboard = address, dashboard
+
+    def span(self, places: Places, now: float) -> None:
+        """From here on actors may run on every machine of this Ray."""
+        self._span |= {"inner": machines.inner(places, now), "carried": machines.carried(places)}
 
     def lost(self) -> str | None:
         """Which of the processes that cannot be restarted alone has ended."""
@@ -84,7 +97,11 @@ class Cluster:
         return None
 
     def start_supervisor(self, actor: Actor) -> None:
-        self._supervisor = _start(actor, self.node_id)
+        self._supervisor = _start(actor, self._span)
+
+    def kill_supervisor(self) -> bool:
+        """End its process, wherever it is, so that Ray starts another."""
+        return _kill(SUPERVISOR, self._supervisor, self._span)
 
     def ask(self, method: str, payload: Any, deadline_s: float) -> Any:
         """A request to the supervisor. Raises Unavailable."""
@@ -114,12 +131,14 @@ class Cluster:
 
 def start_cluster(settings: RaySettings) -> Cluster:
     if settings.address:
+        host = settings.address.rpartition(":")[0]
+        # On loopback, as when several machines are tried on one, Ray must be told which it is.
+        own: dict[str, Any] = {"_node_ip_address": host} if host.startswith("127.") else {}
         context = ray.init(
             address=settings.address, namespace=NAMESPACE, log_to_driver=False,
-            configure_logging=False,
+            configure_logging=False, **own,
         )  # fmt: skip
-        node_id = ray.get_runtime_context().get_node_id()
-        return Cluster(None, settings.address, context.dashboard_url or "", node_id)
+        return Cluster(None, settings.address, context.dashboard_url or "", settings.home)
 
     # ray.init(address="local") cannot leave the autoscaler and the log monitor out (100 MB and
     # 1 s), and moves a loopback address to the machine's own, which opens every port to the
@@ -151,11 +170,22 @@ def start_cluster(settings: RaySettings) -> Cluster:
         log_to_driver=False, configure_logging=False,
     )  # fmt: skip
     url = f"http://{node.webui_url}" if settings.dashboard and node.webui_url else ""
-    return Cluster(node, node.gcs_address, url, ray.get_runtime_context().get_node_id())
+    return Cluster(node, node.gcs_address, url, settings.home)
 
 
-def _start(actor: Actor, node_id: str) -> Any:
-    """Its handle. Blocks until the GCS has accepted it. Detached: it outlives who started it."""
+def _here() -> Machine:
+    """The Ray node of this process. Asks nobody."""
+    address: Any = ray.util.get_node_ip_address
+    return Machine(ray.get_runtime_context().get_node_id(), address())
+
+
+def _start(actor: Actor, span: Spec) -> Any:
+    """Its handle. Blocks until the GCS has accepted it. Detached: it outlives who started it.
+
+    span: which machine the cluster was started on, and what it takes to be on several.
+    """
+    keys = _SPAN if actor.role == "supervisor" or "pki_dir" in actor.spec else _SPAN[:2]
+    spec = {**actor.spec, **{key: span[key] for key in keys if key in span}}
     return (
         ray.remote(Shell)
         .options(
@@ -168,20 +198,65 @@ def _start(actor: Actor, node_id: str) -> Any:
             max_task_retries=0,
             enable_task_events=False,
             num_cpus=0,
-            resources=actor.resources or None,
             max_concurrency=_CALLS_MAX,
-            # Data and sockets are this machine's until partitions keep theirs in etcd.
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
+            **_placed(actor, span),
         )
-        .remote(actor.make, {**actor.spec, "node_id": node_id})
+        .remote(actor.make, spec)
     )
+
+
+def _placed(actor: Actor, span: Spec) -> dict[str, Any]:
+    """Where it may run, in Ray's words."""
+    home = Machine(**span["home_machine"])
+    if not machines.spanning(span):
+        pinned = NodeAffinitySchedulingStrategy(home.node_id, soft=False)
+        return {"resources": actor.resources or None, "scheduling_strategy": pinned}
+    bounds = machines.placement(actor.role, actor.spec, actor.resources, home)
+    placed: dict[str, Any] = {"resources": bounds.resources or None}
+    if bounds.spread:
+        placed["scheduling_strategy"] = "SPREAD"
+    if bounds.labels:
+        placed["label_selector"] = bounds.labels
+        # Better in another zone than nowhere.
+        placed["fallback_strategy"] = [{"label_selector": {}}]
+    return placed
+
+
+def _kill(name: str, handle: Any, span: Spec) -> bool:
+    """End that actor's process, on whichever machine it is. False when there is none. Blocks."""
+    node_id = span["home_machine"]["node_id"]
+    if machines.spanning(span):
+        state: Any = importlib.import_module("ray._private.state")
+        known = state.actors(handle._actor_id.hex()) or {}
+        node_id = (known.get("Address") or {}).get("NodeID") or node_id
+    if node_id == _here().node_id:
+        return _end_holder(name, span)
+    # A task is there when it is needed; an actor for each machine would cost 51 MB each.
+    there = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    ending = ray.remote(_end_holder).options(
+        num_cpus=0, max_retries=0, enable_task_events=False, scheduling_strategy=there
+    )  # fmt: skip
+    ended: bool = ray.get(ending.remote(name, span), timeout=_ELSEWHERE_DEADLINE_S)
+    return ended
+
+
+def _end_holder(name: str, span: Spec) -> bool:
+    """End the process that holds that actor's lock on this machine.
+
+    A stopped process cannot act on Ray's own request to end, so the kernel is asked.
+    """
+    process = machines.places(span, _here(), os.environ).holder(name)
+    if process is not None:
+        processes.kill(process)
+    return process is not None
 
 
 class RayFleet:
     """The supervisor's view of the others. Keeps handles, because asking the GCS blocks."""
 
-    def __init__(self, node_id: str, run_dir: Path) -> None:
-        self._node_id, self._run_dir = node_id, run_dir
+    def __init__(self, spec: Spec) -> None:
+        """spec: the supervisor's own."""
+        self._span = spec
         self._handles: dict[str, Any] = {}
 
     async def _handle(self, name: str) -> Any:
@@ -191,7 +266,7 @@ class RayFleet:
 
     async def start(self, actor: Actor) -> None:
         try:
-            await asyncio.to_thread(_start, actor, self._node_id)
+            await asyncio.to_thread(_start, actor, self._span)
         except (RayError, ValueError) as error:
             raise Unavailable(f"{actor.name} cannot be started: {error}") from error
 
@@ -216,11 +291,11 @@ class RayFleet:
             self._handles.pop(name, None)
 
     async def kill(self, name: str) -> bool:
-        # A stopped process cannot act on Ray's own request to end, so the kernel is asked.
-        process = lock_holder(self._run_dir / f"{name}.lock")
-        if process is not None:
-            processes.kill(process)
-        return process is not None
+        handle = await self._handle(name)
+        try:
+            return await asyncio.to_thread(_kill, name, handle, self._span)
+        except (RayError, TimeoutError) as error:
+            raise Unavailable(f"{name} cannot be ended: {error}") from error
 
 
 async def _dying(call: Awaitable[T]) -> T:
@@ -234,7 +309,7 @@ async def _dying(call: Awaitable[T]) -> T:
 
 
 def supervisor(spec: Spec, surroundings: Surroundings) -> Supervisor:
-    fleet = RayFleet(spec["node_id"], Path(spec["run_dir"]))
+    fleet = RayFleet(spec)
     return Supervisor(
         spec, surroundings, fleet, topology_store(spec), partial(cast, spec["settings"])
     )
@@ -248,6 +323,7 @@ class Shell:
     """
 
     def __init__(self, make: str, spec: Spec) -> None:
+        spec = machines.settle(spec, _here(), time.time())  # noqa: TID251
         self._make, self._spec, self._name = make, spec, spec["name"]
         gc.set_threshold(*_COLLECTOR_THRESHOLDS)
         self._log_to_file()
@@ -305,7 +381,7 @@ class Shell:
 
     # What handles.py and the supervisor call.
 
-    async def address(self) -> str | None:
+    async def address(self) -> Address | None:
         part = self._part
         return await part.address() if part is not None else None
 
@@ -334,7 +410,7 @@ class Shell:
             told = self._part.told
         return {
             "pid": os.getpid(), "ready": ready, "stats": stats, "failure": self._failure,
-            "told": told,
+            "told": told, "machine": self._spec["machine"]["address"],
         }  # fmt: skip
 
     async def stop(self, grace_s: float) -> None:

@@ -1,0 +1,170 @@
+"""Where actors may run in a cluster of several machines, and what they find there. Knows no Ray.
+
+Ray chooses the machine; `placement` says within which bounds. An actor whose state is in etcd,
+or that has none, runs anywhere, and elsewhere when its machine is lost. What keeps files stays
+where they are: the machine of the driver, found by its address, because Ray's id of a node is
+another after each start of its raylet.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from arktos_ray.actors.inside import Inside
+from arktos_ray.base import pki
+from arktos_ray.base.places import Places
+
+Spec = dict[str, Any]
+
+# In the environment of a raylet: our directory on that machine. Without it, the driver's path.
+HOME_VARIABLE = "ARKTOS_MACHINE_HOME"
+ZONE_LABEL = "arktos.io/zone"
+# Roles that keep a log. In SQLite it is a file of one machine.
+_LOGGING = ("tenant partition", "resource partition", "supervisor")
+# A share of the resource that every Ray node has under its address.
+_PIN_SHARE = 0.001
+
+# What every `ray start` of such a cluster needs in its environment (cluster.yaml sets it so).
+# With Ray's own figures a lost machine is noticed after 17 s, with these after 2.5 s: three
+# questions half a second apart, each with a second for the answer. Three in a row, because a
+# raylet of a machine with two busy cores may be late once.
+RAY_ENVIRONMENT = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_worker_niceness": "0",
+    "RAY_task_events_report_interval_ms": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_memory_monitor_refresh_ms": "0",
+    "RAY_enable_metrics_collection": "0",
+    "RAY_event_stats": "0",
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+    # How long actors go on while the GCS is away. Ray ends them after 60 s of its own accord.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "300",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """One node of Ray, as an actor finds it: Ray's id, the address, and our directory there."""
+
+    node_id: str
+    address: str
+    home: str = ""
+
+    def pack(self) -> dict[str, str]:
+        return {"node_id": self.node_id, "address": self.address, "home": self.home}
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The bounds within which Ray may choose. resources: custom ones that it claims."""
+
+    resources: dict[str, float] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+    spread: bool = True
+
+
+def stays(role: str, spec: Spec) -> bool:
+    """Whether its files tie it to the machine of the driver."""
+    if role == "node agent":
+        return True  # It is that machine.
+    return role in _LOGGING and spec.get("storage", "sqlite") == "sqlite"
+
+
+def placement(role: str, spec: Spec, claimed: Mapping[str, float], home: Machine) -> Placement:
+    """Where an actor may run. home: the machine of the driver.
+
+    claimed: units of custom resources, by which the autoscaler knows that a machine is missing.
+    """
+    if stays(role, spec):
+        # What it claims is there already, so that it never asks for a machine that it cannot use.
+        return Placement({f"node:{home.address}": _PIN_SHARE}, spread=False)
+    zone = spec.get("zone", "")
+    return Placement(dict(claimed), {ZONE_LABEL: zone} if zone else {})
+
+
+def zone_of(zones: list[str], number: int) -> str:
+    """The zone of the partition with that number, counted from 0: evenly, in turn."""
+    return zones[number % len(zones)] if zones else ""
+
+
+# What an actor finds there
+
+
+def spanning(spec: Spec) -> bool:
+    """Whether the cluster of this spec may have several machines."""
+    return "inner" in spec
+
+
+def inner(places: Places, now: float) -> list[bytes]:
+    """The CA of the inside, as it travels in every spec of a cluster of several machines."""
+    found = pki.ensure_inner(places.pki, pki.utc(now))
+    return [found.certificate, found.key]
+
+
+def carried(places: Places) -> dict[str, bytes]:
+    """The files that an ingress needs wherever it runs, by their path under the home."""
+    found = (places.pki / "ca.crt", places.pki / "ca.key", places.token_key)
+    return {str(p.relative_to(places.home)): p.read_bytes() for p in found if p.exists()}
+
+
+def places(spec: Spec, here: Machine, environment: Mapping[str, str]) -> Places:
+    """Our directories on this machine."""
+    home = spec["home_machine"]
+    if spanning(spec) and here.node_id != home["node_id"]:
+        return Places(Path(environment.get(HOME_VARIABLE) or home["home"]))
+    return Places(Path(home["home"]))
+
+
+def settled(spec: Spec, here: Machine, environment: Mapping[str, str]) -> Spec:
+    """The spec with the directories of this machine. Pure."""
+    found = places(spec, here, environment)
+    there: Spec = {
+        "home": str(found.home),
+        "data_dir": str(found.data),
+        "run_dir": str(found.run),
+        "log_dir": str(found.logs),
+        "machine": {**here.pack(), "home": str(found.home)},
+    }
+    if "pki_dir" in spec:
+        there |= {"pki_dir": str(found.pki), "token_key": str(found.token_key)}
+    return {**spec, **there}
+
+
+def settle(spec: Spec, here: Machine, now: float) -> Spec:
+    """The same, with the directories made and the files that it carries written."""
+    found = places(spec, here, os.environ)
+    if spanning(spec) and here.node_id != spec["home_machine"]["node_id"]:
+        found.make()
+        for name, content in spec.get("carried", {}).items():
+            path = found.home / name
+            if not path.exists() or path.read_bytes() != content:
+                pki.write_private(path, content)
+        if "pki_dir" in spec:
+            # A certificate of the API for the names of this machine.
+            names = [*pki.server_names(spec["bind"]), here.address]
+            pki.ensure(found.pki, names, pki.utc(now))
+    return settled(spec, here, os.environ)
+
+
+def inside(spec: Spec, now: float) -> Inside | None:
+    """An actor's credentials for other machines; None in a cluster of one."""
+    if not spanning(spec):
+        return None
+    machine = spec["machine"]
+    return Inside(
+        spec["name"], pki.InnerCa(*spec["inner"]), now, machine=machine["node_id"],
+        host=machine["address"], run_dir=Path(spec["run_dir"]),
+    )  # fmt: skip
+
+
+def exports(environment: Mapping[str, str]) -> Iterator[str]:
+    """As lines of a shell."""
+    for name, value in environment.items():
+        yield f"export {name}={value}"
