@@ -77,12 +77,19 @@ def check(config: Config, places: Places) -> None:
             )
     try:
         _check_home(places, config.free_disk_mb_min)
-        _check_port(config.bind, config.port)
+        if not _adopts(config, places):
+            _check_port(config.bind, config.port)
         if not config.address:
             _check_shared_memory(config.object_store_mb)
     except Refused:
         places.remove_short()
         raise
+
+
+def _adopts(config: Config, places: Places) -> bool:
+    """Whether our ingress has the port already: in a Ray that is not ours, actors go on without
+    their driver, and the next one finds them."""
+    return bool(config.address) and places.holder("ingress-1") is not None
 
 
 def _check_home(places: Places, free_mb_min: int) -> None:
@@ -168,15 +175,18 @@ def _check_shared_memory(object_store_mb: int) -> None:
 
 
 def url_of(config: Config) -> str:
-    host = "127.0.0.1" if config.bind in ("", "0.0.0.0") else config.bind
-    host = "::1" if host == "::" else host
+    host = config.bind
+    if host in ("", "0.0.0.0", "::"):
+        # In a cluster of several machines the URL is for the others as well.
+        host = machine.address() if config.address else "::1" if host == "::" else "127.0.0.1"
     bracketed = f"[{host}]" if ":" in host else host
     return f"{'http' if config.insecure else 'https'}://{bracketed}:{config.port}"
 
 
 def credentials(config: Config, places: Places) -> None:
     """Certificates, the token key and the administrator's kubeconfig; kept when still good."""
-    files = pki.ensure(places.pki, pki.server_names(config.bind), pki.utc(SystemClock().now()))
+    names = pki.server_names(config.bind) + ([machine.address()] if config.address else [])
+    files = pki.ensure(places.pki, list(dict.fromkeys(names)), pki.utc(SystemClock().now()))
     pki.ensure_secret(places.token_key)
     if not places.ray_token.exists():
         pki.write_private(places.ray_token, secrets.token_hex(32).encode())
@@ -275,8 +285,10 @@ class _Driver:
             log.warning("ending %d processes of an earlier run", len(left))
             with self._step("clearing up after an earlier run"):
                 processes.end(left, 1.0)
-        for directory in (self._places.ray, self._places.run):
-            shutil.rmtree(directory, ignore_errors=True)
+        shutil.rmtree(self._places.ray, ignore_errors=True)
+        if not self._config.address:
+            # In a Ray that is not ours, the actors that hold these locks may live.
+            shutil.rmtree(self._places.run, ignore_errors=True)
 
     def _begin(self) -> None:
         config, places = self._config, self._places

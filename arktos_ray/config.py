@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 # Revisions carry six bits of partition number (design.md D5).
 PARTITIONS_MAX = 64
@@ -88,6 +88,9 @@ class Config(BaseModel):
     # Partitions claim a unit of a custom resource, so that Ray's autoscaler adds machines for
     # them. Only where `ray up` declares these resources.
     claim_resources: bool = False
+    # Partitions are shared out to these zones in turn, to machines with the label arktos.io/zone;
+    # while a zone has none, its partitions run in another. Needs state that is in etcd.
+    zones: tuple[str, ...] = ()
 
     # Health. A process that does not answer is killed after failures_max checks in a row: 12 s.
     health_period_s: float = Field(1.0, gt=0)
@@ -107,6 +110,16 @@ class Config(BaseModel):
         """The service addresses of a tenant partition, counted from 0; no two overlap."""
         parts = _network(self.service_cidr).subnets(prefixlen_diff=6)
         return str(next(itertools.islice(parts, partition, None)))
+
+    def zone(self, partition: int) -> str:
+        """The zone of a partition, counted from 0; "" for any."""
+        return self.zones[partition % len(self.zones)] if self.zones else ""
+
+    @field_validator("zones", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        """A flag has them with commas between."""
+        return [zone for zone in value.split(",") if zone] if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _fits(self) -> Config:

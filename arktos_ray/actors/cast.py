@@ -89,7 +89,7 @@ def cast(given: Mapping[str, Any], topology: Topology) -> list[Actor]:
     actors = [
         actor(
             row.name, "tenant partition", "tenant_partition:TenantPartition", 2,
-            "tenant_partition", number=row.number,
+            "tenant_partition", number=row.number, zone=row.zone,
             service_cidr=given["service_ranges"][row.number],
         )
         for row in tenant
@@ -97,7 +97,7 @@ def cast(given: Mapping[str, Any], topology: Topology) -> list[Actor]:
     actors += [
         actor(
             row.name, "resource partition", "resource_partition:ResourcePartition", 2,
-            "resource_partition", number=row.number,
+            "resource_partition", number=row.number, zone=row.zone,
         )
         for row in topology.partitions
         if row.kind == "resource"

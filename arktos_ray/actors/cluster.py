@@ -101,7 +101,11 @@ class Cluster:
 
     def kill_supervisor(self) -> bool:
         """End its process, wherever it is, so that Ray starts another."""
-        return _kill(SUPERVISOR, self._supervisor, self._span)
+        try:
+            return _kill(SUPERVISOR, self._supervisor, self._span)
+        except (RayError, TimeoutError) as error:
+            log.warning("the supervisor cannot be ended: %s", error)
+            return False
 
     def ask(self, method: str, payload: Any, deadline_s: float) -> Any:
         """A request to the supervisor. Raises Unavailable."""

@@ -9,7 +9,7 @@ another after each start of its raylet.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ HOME_VARIABLE = "ARKTOS_MACHINE_HOME"
 ZONE_LABEL = "arktos.io/zone"
 # Roles that keep a log. In SQLite it is a file of one machine.
 _LOGGING = ("tenant partition", "resource partition", "supervisor")
+_FIRST_INGRESS = "ingress-1"
 # A share of the resource that every Ray node has under its address.
 _PIN_SHARE = 0.001
 
@@ -71,9 +72,11 @@ class Placement:
 
 
 def stays(role: str, spec: Spec) -> bool:
-    """Whether its files tie it to the machine of the driver."""
+    """Whether its files, or who looks for it, tie it to the machine of the driver."""
     if role == "node agent":
         return True  # It is that machine.
+    if spec["name"] == _FIRST_INGRESS:
+        return True  # The URL in kubeconfigs names that machine; the others are anywhere.
     return role in _LOGGING and spec.get("storage", "sqlite") == "sqlite"
 
 
@@ -87,11 +90,6 @@ def placement(role: str, spec: Spec, claimed: Mapping[str, float], home: Machine
         return Placement({f"node:{home.address}": _PIN_SHARE}, spread=False)
     zone = spec.get("zone", "")
     return Placement(dict(claimed), {ZONE_LABEL: zone} if zone else {})
-
-
-def zone_of(zones: list[str], number: int) -> str:
-    """The zone of the partition with that number, counted from 0: evenly, in turn."""
-    return zones[number % len(zones)] if zones else ""
 
 
 # What an actor finds there
@@ -162,9 +160,3 @@ def inside(spec: Spec, now: float) -> Inside | None:
         spec["name"], pki.InnerCa(*spec["inner"]), now, machine=machine["node_id"],
         host=machine["address"], run_dir=Path(spec["run_dir"]),
     )  # fmt: skip
-
-
-def exports(environment: Mapping[str, str]) -> Iterator[str]:
-    """As lines of a shell."""
-    for name, value in environment.items():
-        yield f"export {name}={value}"
