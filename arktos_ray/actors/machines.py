@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from arktos_ray.actors.inside import Inside
-from arktos_ray.base import pki
+from arktos_ray.base import machine, pki
 from arktos_ray.base.places import Places
 
 Spec = dict[str, Any]
@@ -146,7 +146,7 @@ def settle(spec: Spec, here: Machine, now: float) -> Spec:
                 pki.write_private(path, content)
         if "pki_dir" in spec:
             # A certificate of the API for the names of this machine.
-            names = [*pki.server_names(spec["bind"]), here.address]
+            names = [*pki.server_names(spec["bind"]), here.address, machine.address()]
             pki.ensure(found.pki, names, pki.utc(now))
     return settled(spec, here, os.environ)
 
@@ -155,8 +155,8 @@ def inside(spec: Spec, now: float) -> Inside | None:
     """An actor's credentials for other machines; None in a cluster of one."""
     if not spanning(spec):
         return None
-    machine = spec["machine"]
+    own = spec["machine"]
     return Inside(
-        spec["name"], pki.InnerCa(*spec["inner"]), now, machine=machine["node_id"],
-        host=machine["address"], run_dir=Path(spec["run_dir"]),
+        spec["name"], pki.InnerCa(*spec["inner"]), now, machine=own["node_id"],
+        host=own["address"], run_dir=Path(spec["run_dir"]),
     )  # fmt: skip
