@@ -32,7 +32,7 @@ from arktos_ray.base.clock import SystemClock, rfc3339
 from arktos_ray.base.places import InUse, Places
 from arktos_ray.config import Config
 from arktos_ray.runtime.containerd.daemon import Daemon
-from arktos_ray.tenancy.topology import Topology, fitted
+from arktos_ray.tenancy.topology import Topology, fitted, unpack
 
 if TYPE_CHECKING:
     from arktos_ray.actors.cluster import Cluster
@@ -359,10 +359,15 @@ class _Driver:
             address = own_containerd(places).address if ours else str(config.containerd)
             self._note |= {"node": node, "containerd": address}
         given = settings(config, places, node=node, own_containerd=ours)
-        topology = kept_topology(config, given["common"])
-        actors = cast(given, topology)
-        supervisor = supervisor_actor(config, given, topology, self._note)
-        self._cluster.start_supervisor(supervisor)
+        if self._cluster.find_supervisor():
+            # In a Ray that is not ours it outlived its driver, and it alone changes the topology.
+            topology = unpack(self._cluster.ask("topology", None, 5.0))
+            actors = cast(given, topology)
+        else:
+            topology = kept_topology(config, given["common"])
+            actors = cast(given, topology)
+            supervisor = supervisor_actor(config, given, topology, self._note)
+            self._cluster.start_supervisor(supervisor)
         until = time.monotonic() + _READY_DEADLINE_S
         states: list[list[Any]] = []
         told = -1
@@ -462,6 +467,7 @@ def kept_topology(config: Config, common: dict[str, Any]) -> Topology:
         config.resource_partitions if "resource_partitions" in asked else 1,
         config.simulated_nodes if "simulated_nodes" in asked else None,
         config.simulated_mode,
+        zones=config.zones,
     )
     if topology != kept:
         store.save(topology)

@@ -406,8 +406,8 @@ def _print_status(found: dict[str, Any]) -> None:
     where = ("MACHINE",) if len({part.get("machine", "") for part in found["parts"]}) > 1 else ()
     if found["partitions"]:
         _table(
-            (*where, "PARTITION", "KIND", "STATE", "TAKES", "EPOCH", "TENANTS", "NODES", "PODS", "OBJECTS",
-             "WATCHES", "CALLS/S", "WRITES/S"),
+            (*where, "PARTITION", "KIND", "STATE", "TAKES", "EPOCH", "TENANTS", "NODES", "PODS",
+             "OBJECTS", "WATCHES", "CALLS/S", "WRITES/S"),
             [
                 (
                     *(p["machine"] for _ in where),

@@ -111,10 +111,6 @@ class Config(BaseModel):
         parts = _network(self.service_cidr).subnets(prefixlen_diff=6)
         return str(next(itertools.islice(parts, partition, None)))
 
-    def zone(self, partition: int) -> str:
-        """The zone of a partition, counted from 0; "" for any."""
-        return self.zones[partition % len(self.zones)] if self.zones else ""
-
     @field_validator("zones", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:

@@ -35,11 +35,12 @@ from arktos_ray.actors.inside import Address
 from arktos_ray.actors.machines import Machine
 from arktos_ray.actors.part import Part, Spec, Surroundings
 from arktos_ray.actors.supervisor import Restarting, Supervisor
-from arktos_ray.actors.topology import topology_store
+from arktos_ray.actors.topology import FileTopology, topology_store
 from arktos_ray.api.errors import NotFound, Unavailable
 from arktos_ray.base import processes
 from arktos_ray.base.log_files import LogFile
 from arktos_ray.base.places import Places, lock_holder
+from arktos_ray.tenancy.topology import unpack
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ _RESTART_WAIT_MOST_S = 10.0
 _RESTART_FORGIVEN_S = 30.0
 # A task on another machine may need a worker first: 0.4 s, on a busy machine 2.
 _ELSEWHERE_DEADLINE_S = 10.0
+_TOPOLOGY_DEADLINE_S = 5.0
 # What every actor is told of its cluster's machines; the last only who must write or pass it on.
 _SPAN = ("inner", "home_machine", "carried")
 
@@ -98,6 +100,12 @@ class Cluster:
 
     def start_supervisor(self, actor: Actor) -> None:
         self._supervisor = _start(actor, self._span)
+
+    def find_supervisor(self) -> bool:
+        """Whether one runs already, of a driver that is no more."""
+        with contextlib.suppress(ValueError):
+            self._supervisor = ray.get_actor(SUPERVISOR, NAMESPACE)
+        return self._supervisor is not None
 
     def kill_supervisor(self) -> bool:
         """End its process, wherever it is, so that Ray starts another."""
@@ -364,6 +372,8 @@ class Shell:
             if wait_s:
                 log.warning("%s: waiting %.2f s: %s", self._name, wait_s, self._failure)
                 await surroundings.clock.sleep(wait_s)
+            if machines.elsewhere(self._spec) and self._name != SUPERVISOR:
+                surroundings = await _told_by_supervisor(self._spec, surroundings)
             module, _, attribute = self._make.partition(":")
             part: Part = getattr(importlib.import_module(module), attribute)(
                 self._spec, surroundings
@@ -423,6 +433,16 @@ class Shell:
                 async with asyncio.timeout(grace_s):
                     await self._there(self._part.close())
         logging.shutdown()
+
+
+async def _told_by_supervisor(spec: Spec, surroundings: Surroundings) -> Surroundings:
+    """With the topology that counts, where the file that has it is another machine's."""
+    if not isinstance(topology_store(spec), FileTopology):
+        return surroundings
+    handle = await actor_named(SUPERVISOR)
+    asked = handle.ask.remote("topology", None)
+    topology = unpack(await remote(SUPERVISOR, asked, _TOPOLOGY_DEADLINE_S))
+    return replace(surroundings, topology=lambda _: topology)
 
 
 def _sole_owner(path: Path) -> Any:

@@ -100,6 +100,11 @@ def spanning(spec: Spec) -> bool:
     return "inner" in spec
 
 
+def elsewhere(spec: Spec) -> bool:
+    """Whether a settled spec is of a machine that is not the driver's."""
+    return spanning(spec) and spec["machine"]["node_id"] != spec["home_machine"]["node_id"]
+
+
 def inner(places: Places, now: float) -> list[bytes]:
     """The CA of the inside, as it travels in every spec of a cluster of several machines."""
     found = pki.ensure_inner(places.pki, pki.utc(now))

@@ -328,8 +328,8 @@ def several(phase_of: str) -> dict[str, Any]:
         "parts": parts, "totals": {},
         "partitions": [
             {"name": p["name"], "kind": p["role"].split()[0], "state": phase_of, "epoch": 1,
-             "tenants": 0, "nodes": 0, "pods": 0, "objects": 0, "watches": 0, "rates": {},
-             "machine": p["machine"]}
+             "takes": "", "tenants": 0, "nodes": 0, "pods": 0, "objects": 0, "watches": 0,
+             "rates": {}, "machine": p["machine"]}
             for p in parts
         ],
         "processes": [

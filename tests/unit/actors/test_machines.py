@@ -9,20 +9,23 @@ from typing import Any
 import pytest
 
 from arktos_ray.actors import machines
-from arktos_ray.actors.cast import Actor, cast
+from arktos_ray.actors.cast import Actor, cast, settings
 from arktos_ray.actors.machines import HOME_VARIABLE, ZONE_LABEL, Machine, Placement
 from arktos_ray.base import pki
 from arktos_ray.base.clock import SystemClock
 from arktos_ray.base.places import Places
 from arktos_ray.config import Config
+from arktos_ray.tenancy.topology import initial
 
 HOME = Machine("node-a", "10.0.0.1", "/driver/home")
 NOW = SystemClock().now()
 
 
-def everyone(**settings: Any) -> list[Actor]:
-    config = Config.model_validate({"ingresses": 2, **settings})
-    return cast(config, Places(Path("/driver/home")), node="m1")
+def everyone(**given: Any) -> list[Actor]:
+    config = Config.model_validate({"ingresses": 2, **given})
+    zones = config.zones
+    topology = initial(config.tenant_partitions, config.resource_partitions, zones=zones)
+    return cast(settings(config, Places(Path("/driver/home")), node="m1"), topology)
 
 
 def placed(actor: Actor, **spec: Any) -> Placement:
@@ -77,10 +80,8 @@ def driver(tmp_path: Path) -> tuple[Places, dict[str, Any]]:
     places.make()
     pki.ensure(places.pki, ["localhost"], pki.utc(NOW))
     pki.ensure_secret(places.token_key)
-    [actor] = [
-        a for a in cast(Config.model_validate({"ingresses": 2}), places, node=None)
-        if a.name == "ingress-2"
-    ]  # fmt: skip
+    given = settings(Config.model_validate({"ingresses": 2}), places, node=None)
+    [actor] = [a for a in cast(given, initial(1, 1)) if a.name == "ingress-2"]
     home = Machine("node-a", "10.0.0.1", str(places.home))
     return places, {
         **actor.spec, "home_machine": home.pack(), "inner": machines.inner(places, NOW),
