@@ -191,10 +191,11 @@ def _here() -> Machine:
     return Machine(ray.get_runtime_context().get_node_id(), address())
 
 
-def _start(actor: Actor, span: Spec) -> Any:
+def _start(actor: Actor, span: Spec, machine: str | None = None) -> Any:
     """Its handle. Blocks until the GCS has accepted it. Detached: it outlives who started it.
 
     span: which machine the cluster was started on, and what it takes to be on several.
+    machine: where it should start, if that may be chosen.
     """
     keys = _SPAN if actor.role == "supervisor" or "pki_dir" in actor.spec else _SPAN[:2]
     spec = {**actor.spec, **{key: span[key] for key in keys if key in span}}
@@ -211,13 +212,13 @@ def _start(actor: Actor, span: Spec) -> Any:
             enable_task_events=False,
             num_cpus=0,
             max_concurrency=_CALLS_MAX,
-            **_placed(actor, span),
+            **_placed(actor, span, machine),
         )
         .remote(actor.make, spec)
     )
 
 
-def _placed(actor: Actor, span: Spec) -> dict[str, Any]:
+def _placed(actor: Actor, span: Spec, machine: str | None) -> dict[str, Any]:
     """Where it may run, in Ray's words."""
     home = Machine(**span["home_machine"])
     if not machines.spanning(span):
@@ -225,13 +226,21 @@ def _placed(actor: Actor, span: Spec) -> dict[str, Any]:
         return {"resources": actor.resources or None, "scheduling_strategy": pinned}
     bounds = machines.placement(actor.role, actor.spec, actor.resources, home)
     placed: dict[str, Any] = {"resources": bounds.resources or None}
-    if bounds.spread:
+    if bounds.free and machine is not None:
+        placed["scheduling_strategy"] = NodeAffinitySchedulingStrategy(machine, soft=True)
+    elif bounds.spread:
         placed["scheduling_strategy"] = "SPREAD"
     if bounds.labels:
         placed["label_selector"] = bounds.labels
         # Better in another zone than nowhere.
         placed["fallback_strategy"] = [{"label_selector": {}}]
     return placed
+
+
+def _alive() -> list[str]:
+    """The machines that actors may be started on now. Blocks."""
+    nodes: Any = ray.nodes
+    return sorted(node["NodeID"] for node in nodes() if node["Alive"])
 
 
 def _kill(name: str, handle: Any, span: Spec) -> bool:
@@ -270,6 +279,8 @@ class RayFleet:
         """spec: the supervisor's own."""
         self._span = spec
         self._handles: dict[str, Any] = {}
+        # name -> (role, node): where actors are, or will be that were started just now.
+        self._placed: dict[str, tuple[str, str]] = {}
 
     async def _handle(self, name: str) -> Any:
         if name not in self._handles:
@@ -278,7 +289,16 @@ class RayFleet:
 
     async def start(self, actor: Actor) -> None:
         try:
-            await asyncio.to_thread(_start, actor, self._span)
+            machine = None
+            if machines.spanning(self._span):
+                at = await asyncio.to_thread(_alive)
+                # No `await` from here to the note: others are started at the same time.
+                home = self._span["home_machine"]["node_id"]
+                tied = machines.stays(actor.role, actor.spec)
+                machine = home if tied else machines.choose(actor.role, at, self._placed, home)
+                if machine is not None:
+                    self._placed[actor.name] = (actor.role, machine)
+            await asyncio.to_thread(_start, actor, self._span, machine)
         except (RayError, ValueError) as error:
             raise Unavailable(f"{actor.name} cannot be started: {error}") from error
 
@@ -291,7 +311,10 @@ class RayFleet:
             report: dict[str, Any] = await remote(name, _dying(handle.report.remote()), deadline_s)
         except NotFound:
             self._handles.pop(name, None)
+            self._placed.pop(name, None)
             raise
+        if report["role"]:
+            self._placed[name] = (report["role"], report["node_id"])
         return report
 
     async def stop(self, name: str, grace_s: float) -> None:
@@ -424,7 +447,9 @@ class Shell:
             told = self._part.told
         return {
             "pid": os.getpid(), "ready": ready, "stats": stats, "failure": self._failure,
-            "told": told, "machine": self._spec["machine"]["address"],
+            "told": told, "role": self._part.role if self._part else "",
+            "machine": self._spec["machine"]["address"],
+            "node_id": self._spec["machine"]["node_id"],
         }  # fmt: skip
 
     async def stop(self, grace_s: float) -> None:

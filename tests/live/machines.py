@@ -76,8 +76,14 @@ class Machine:
             processes.end(left, 0.0)
             self.process.wait()
 
+    def kill_gcs(self) -> None:
+        [gcs] = self.pids("gcs_server")
+        os.kill(gcs, signal.SIGKILL)
+        until(lambda: not self.pids("gcs_server"), what="the GCS is gone")
+
     def restart_gcs(self) -> None:
         self.process.send_signal(signal.SIGUSR1)
+        until(lambda: self.pids("gcs_server"), what="the GCS is there")
 
     def close(self) -> None:
         self.kill()
@@ -85,6 +91,12 @@ class Machine:
         for pipe in (self.process.stdin, self.process.stdout):
             assert pipe is not None
             pipe.close()
+
+    def again(self) -> None:
+        """Its power is back; what it had in memory is not."""
+        self.close()
+        self.start()
+        self.wait_started()
 
 
 class Region:
@@ -219,6 +231,7 @@ def main() -> int:
         if again:
             again.clear()
             node.all_processes.pop("gcs_server", None)
+            node._gcs_address = node._gcs_client = None
             node.start_gcs_server()
     return 0
 

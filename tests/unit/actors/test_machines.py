@@ -73,6 +73,20 @@ def test_partitions_take_the_zones_in_turn() -> None:
     assert not any(placed(a, storage="etcd").labels for a in everyone())
 
 
+def test_actors_are_dealt_out_evenly_each_role_by_itself() -> None:
+    placed = {f"tied-{i}": ("tenant partition", "home") for i in range(4)}
+    for i in range(3):
+        for role in ("ingress", "scheduler"):
+            at = machines.choose(role, ["home", "m1", "m2"], placed, "home")
+            assert at is not None
+            placed[f"{role}-{i}"] = (role, at)
+
+    for role in ("ingress", "scheduler"):
+        assert sorted(m for r, m in placed.values() if r == role) == ["home", "m1", "m2"]
+    assert machines.choose("shard", ["home", "m1", "m2"], placed, "home") in ("m1", "m2")
+    assert machines.choose("shard", [], placed, "home") is None
+
+
 @pytest.fixture
 def driver(tmp_path: Path) -> tuple[Places, dict[str, Any]]:
     """The driver's machine, and the spec of an ingress that may run anywhere."""
