@@ -85,7 +85,8 @@ def stays(role: str, spec: Spec) -> bool:
         return True  # It is that machine.
     if spec["name"] == _FIRST_INGRESS:
         return True  # The URL in kubeconfigs names that machine; the others are anywhere.
-    return role in _LOGGING and spec.get("storage", "sqlite") == "sqlite"
+    storage = spec.get("storage") or {}
+    return role in _LOGGING and storage.get("kind", "sqlite") == "sqlite"
 
 
 def placement(role: str, spec: Spec, claimed: Mapping[str, float], home: Machine) -> Placement:

@@ -180,9 +180,8 @@ def test_the_ray_head_may_be_lost_with_all_that_is_on_it(
     recovery = load.recovery("tp-1", begun, START_DEADLINE_S)
     after = ground.whole(deadline_s=START_DEADLINE_S)
 
-    say(
-        f"lost the head with {', '.join(sorted(on(before, machines.head)))}; it is back after {head_s:.2f} s, {recovery}"
-    )
+    theirs = ", ".join(sorted(on(before, machines.head)))
+    say(f"lost the head with {theirs}; it is back after {head_s:.2f} s, {recovery}")
     others = set(before) - on(before, machines.head) - on(after, machines.head)
     assert {n: after[n]["pid"] for n in others} == {n: before[n]["pid"] for n in others}
     load.rescale()

@@ -18,6 +18,7 @@ from arktos_ray.config import Config
 from arktos_ray.tenancy.topology import initial
 
 HOME = Machine("node-a", "10.0.0.1", "/driver/home")
+ETCD = {"kind": "etcd"}
 NOW = SystemClock().now()
 
 
@@ -42,16 +43,16 @@ def test_what_keeps_files_stays_with_them_and_all_the_rest_runs_anywhere() -> No
 
 
 def test_with_state_in_etcd_only_this_machine_and_its_url_stay() -> None:
-    pinned = {a.name for a in everyone() if not placed(a, storage="etcd").spread}
+    pinned = {a.name for a in everyone() if not placed(a, storage=ETCD).spread}
 
     assert pinned == {"node-agent", "ingress-1"}
-    assert not machines.stays("supervisor", {"name": "supervisor", "storage": "etcd"})
+    assert not machines.stays("supervisor", {"name": "supervisor", "storage": ETCD})
     assert machines.stays("supervisor", {"name": "supervisor"})
 
 
 def test_partitions_claim_a_unit_so_that_machines_are_added_for_them() -> None:
     claims = {
-        a.name: placed(a, storage="etcd").resources
+        a.name: placed(a, storage=ETCD).resources
         for a in everyone(claim_resources=True)
         if a.role.endswith("partition")
     }
@@ -64,13 +65,13 @@ def test_partitions_claim_a_unit_so_that_machines_are_added_for_them() -> None:
 
 def test_partitions_take_the_zones_in_turn() -> None:
     zones = {
-        a.name: placed(a, storage="etcd").labels.get(ZONE_LABEL)
+        a.name: placed(a, storage=ETCD).labels.get(ZONE_LABEL)
         for a in everyone(zones="a,b,c", tenant_partitions=4)
         if a.role.endswith("partition")
     }
 
     assert zones == {"tp-1": "a", "tp-2": "b", "tp-3": "c", "tp-4": "a", "rp-1": "a", "rp-2": "b"}
-    assert not any(placed(a, storage="etcd").labels for a in everyone())
+    assert not any(placed(a, storage=ETCD).labels for a in everyone())
 
 
 def test_actors_are_dealt_out_evenly_each_role_by_itself() -> None:
