@@ -11,6 +11,7 @@ PACKAGES=(
   runc:/usr/sbin/runc
   busybox-static:/bin/busybox
   wrk:/usr/bin/wrk
+  redis-server:/usr/bin/redis-server
 )
 
 say() { printf '%s\n' "$*" >&2; }
@@ -99,6 +100,10 @@ debian_packages() {
   if may_install; then
     say "installing Debian packages: ${missing[*]}"
     install "${missing[@]}" || say "  some could not be installed; going on without them"
+    case " ${missing[*]} " in *" redis-server "*)
+      # We start our own where we need one; Debian's would take Ray's port.
+      "${SUDO[@]}" systemctl disable -q --now redis-server >/dev/null 2>&1 || true ;;
+    esac
     local still=()
     for entry in "${PACKAGES[@]}"; do
       name=${entry%%:*}
