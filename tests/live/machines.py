@@ -62,7 +62,8 @@ class Machine:
             if line.startswith(b'{"started"'):
                 self.told = json.loads(line)
                 return
-        raise AssertionError((self.home / "ray.out").read_text()[-2000:])
+        logs = [self.home / "ray.out", *(self.home / "ray").glob("session_latest/logs/raylet*.out")]
+        raise AssertionError("\n".join(log.read_text()[-2000:] for log in logs))
 
     def pids(self, program: str = "") -> list[int]:
         return [
@@ -112,7 +113,7 @@ class Region:
             **RAY_ENVIRONMENT, "RAY_AUTH_TOKEN_PATH": str(token), "DASHBOARD_METRIC_PORT": "0",
             "AUTOSCALER_METRIC_PORT": "0", "AUTOSCALER_UPDATE_INTERVAL_S": "1",
             # Several machines start at once on two cores.
-            "RAY_raylet_start_wait_time_s": "120",
+            "RAY_raylet_start_wait_time_s": "120", "RAY_agent_register_timeout_ms": "120000",
         }  # fmt: skip
         if redis:
             self.environment["RAY_REDIS_ADDRESS"] = redis
