@@ -77,19 +77,13 @@ def check(config: Config, places: Places) -> None:
             )
     try:
         _check_home(places, config.free_disk_mb_min)
-        if not _adopts(config, places):
-            _check_port(config.bind, config.port)
+        # In a Ray that is not ours actors outlive their driver: the ingress may be there already.
         if not config.address:
+            _check_port(config.bind, config.port)
             _check_shared_memory(config.object_store_mb)
     except Refused:
         places.remove_short()
         raise
-
-
-def _adopts(config: Config, places: Places) -> bool:
-    """Whether our ingress has the port already: in a Ray that is not ours, actors go on without
-    their driver, and the next one finds them."""
-    return bool(config.address) and places.holder("ingress-1") is not None
 
 
 def _check_home(places: Places, free_mb_min: int) -> None:

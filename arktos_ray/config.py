@@ -113,7 +113,7 @@ class Config(BaseModel):
 
     @field_validator("zones", mode="before")
     @classmethod
-    def _split(cls, value: Any) -> Any:
+    def _zones(cls, value: Any) -> Any:
         """A flag has them with commas between."""
         return [zone for zone in value.split(",") if zone] if isinstance(value, str) else value
 

@@ -26,8 +26,10 @@ Spec = dict[str, Any]
 # In the environment of a raylet: our directory on that machine. Without it, the driver's path.
 HOME_VARIABLE = "ARKTOS_MACHINE_HOME"
 ZONE_LABEL = "arktos.io/zone"
-# Roles that keep a log. In SQLite it is a file of one machine.
-_LOGGING = ("tenant partition", "resource partition", "supervisor")
+# Roles that keep something, and where their specs say where. In SQLite it is a file.
+_KEEPING = {
+    "tenant partition": "storage", "resource partition": "storage", "supervisor": "system_storage",
+}  # fmt: skip
 _FIRST_INGRESS = "ingress-1"
 # A share of the resource that every Ray node has under its address.
 _PIN_SHARE = 0.001
@@ -85,8 +87,10 @@ def stays(role: str, spec: Spec) -> bool:
         return True  # It is that machine.
     if spec["name"] == _FIRST_INGRESS:
         return True  # The URL in kubeconfigs names that machine; the others are anywhere.
-    storage = spec.get("storage") or {}
-    return role in _LOGGING and storage.get("kind", "sqlite") == "sqlite"
+    if role not in _KEEPING:
+        return False
+    kind: str = (spec.get(_KEEPING[role]) or {}).get("kind", "sqlite")
+    return kind == "sqlite"
 
 
 def placement(role: str, spec: Spec, claimed: Mapping[str, float], home: Machine) -> Placement:

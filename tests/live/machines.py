@@ -63,7 +63,9 @@ class Machine:
                 self.told = json.loads(line)
                 return
         logs = [self.home / "ray.out", *(self.home / "ray").glob("session_latest/logs/raylet*.out")]
-        raise AssertionError("\n".join(log.read_text()[-2000:] for log in logs))
+        said = [line for log in logs for line in log.read_text().splitlines()]
+        telling = [line for line in said if " C " in line or "Check failed" in line]
+        raise AssertionError("\n".join([*said[-5:], *telling]))
 
     def pids(self, program: str = "") -> list[int]:
         return [

@@ -46,7 +46,7 @@ def test_with_state_in_etcd_only_this_machine_and_its_url_stay() -> None:
     pinned = {a.name for a in everyone() if not placed(a, storage=ETCD).spread}
 
     assert pinned == {"node-agent", "ingress-1"}
-    assert not machines.stays("supervisor", {"name": "supervisor", "storage": ETCD})
+    assert not machines.stays("supervisor", {"name": "supervisor", "system_storage": ETCD})
     assert machines.stays("supervisor", {"name": "supervisor"})
 
 
