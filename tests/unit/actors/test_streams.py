@@ -433,7 +433,7 @@ class Sent:
 
 
 def test_callers_that_wait_for_a_busy_connection_are_bounded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    carrier: Carrier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(streams, "CALLS_IN_FLIGHT_MAX", 2)
     monkeypatch.setattr(streams, "CALLS_WAITING_MAX", 3)
@@ -450,7 +450,7 @@ def test_callers_that_wait_for_a_busy_connection_are_bounded(
         replies = await asyncio.gather(*(call for call in calls if call not in refused))
         assert [len(reply) for reply in replies] == [1] * 5
 
-    with_peer(tmp_path, story)
+    with_peer(carrier, story)
 
 
 def test_who_does_not_read_its_answers_gets_no_more_and_is_let_go(
