@@ -1,11 +1,12 @@
 """Where actors may run in a cluster of several machines, and what they find there. Knows no Ray.
 
-`placement` says within which bounds Ray may choose a machine, `choose` which one is best now:
-Ray's own SPREAD put three of five free actors beside all that are tied and none on a third machine:
-every raylet takes turns of its own. After a loss Ray chooses alone, at once. An actor whose state is in etcd,
-or that has none, runs anywhere, and elsewhere when its machine is lost. What keeps files stays
-where they are: the machine of the driver, found by its address, because Ray's id of a node is
-another after each start of its raylet.
+`placement` says within which bounds Ray may choose a machine, `choose` which one is best now.
+Ray's own SPREAD put three of five free actors beside all that are tied, and none on a third
+machine: every raylet takes turns of its own. After a loss Ray chooses alone, at once.
+
+An actor whose state is in etcd, or that has none, runs anywhere, and elsewhere when its machine is
+lost. What keeps files stays where they are: the machine of the driver, found by its address,
+because Ray's id of a node is another after each start of its raylet.
 """
 
 from __future__ import annotations
