@@ -32,7 +32,7 @@ from arktos_ray.base.clock import SystemClock, rfc3339
 from arktos_ray.base.places import InUse, Places
 from arktos_ray.config import Config
 from arktos_ray.runtime.containerd.daemon import Daemon
-from arktos_ray.tenancy.topology import Topology, fitted
+from arktos_ray.tenancy.topology import Topology, fitted, unpack
 
 if TYPE_CHECKING:
     from arktos_ray.actors.cluster import Cluster
@@ -77,8 +77,9 @@ def check(config: Config, places: Places) -> None:
             )
     try:
         _check_home(places, config.free_disk_mb_min)
-        _check_port(config.bind, config.port)
+        # In a Ray that is not ours actors outlive their driver: the ingress may be there already.
         if not config.address:
+            _check_port(config.bind, config.port)
             _check_shared_memory(config.object_store_mb)
     except Refused:
         places.remove_short()
@@ -168,15 +169,18 @@ def _check_shared_memory(object_store_mb: int) -> None:
 
 
 def url_of(config: Config) -> str:
-    host = "127.0.0.1" if config.bind in ("", "0.0.0.0") else config.bind
-    host = "::1" if host == "::" else host
+    host = config.bind
+    if host in ("", "0.0.0.0", "::"):
+        # In a cluster of several machines the URL is for the others as well.
+        host = machine.address() if config.address else "::1" if host == "::" else "127.0.0.1"
     bracketed = f"[{host}]" if ":" in host else host
     return f"{'http' if config.insecure else 'https'}://{bracketed}:{config.port}"
 
 
 def credentials(config: Config, places: Places) -> None:
     """Certificates, the token key and the administrator's kubeconfig; kept when still good."""
-    files = pki.ensure(places.pki, pki.server_names(config.bind), pki.utc(SystemClock().now()))
+    names = pki.server_names(config.bind) + ([machine.address()] if config.address else [])
+    files = pki.ensure(places.pki, list(dict.fromkeys(names)), pki.utc(SystemClock().now()))
     pki.ensure_secret(places.token_key)
     if not places.ray_token.exists():
         pki.write_private(places.ray_token, secrets.token_hex(32).encode())
@@ -275,8 +279,10 @@ class _Driver:
             log.warning("ending %d processes of an earlier run", len(left))
             with self._step("clearing up after an earlier run"):
                 processes.end(left, 1.0)
-        for directory in (self._places.ray, self._places.run):
-            shutil.rmtree(directory, ignore_errors=True)
+        shutil.rmtree(self._places.ray, ignore_errors=True)
+        if not self._config.address:
+            # In a Ray that is not ours, the actors that hold these locks may live.
+            shutil.rmtree(self._places.run, ignore_errors=True)
 
     def _begin(self) -> None:
         config, places = self._config, self._places
@@ -320,6 +326,7 @@ class _Driver:
         from arktos_ray.actors import cluster
 
         settings = cluster.RaySettings(
+            home=places.home,
             temp_dir=places.ray,
             address=config.address,
             dashboard=config.dashboard,
@@ -327,6 +334,8 @@ class _Driver:
             object_store_bytes=config.object_store_mb << 20,
         )
         self._cluster = cluster.start_cluster(settings)
+        if config.address:
+            self._cluster.span(places, SystemClock().now())
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: self._stop.set())  # Ray has put its own there.
         self._note["dashboard"] = self._cluster.dashboard
@@ -344,10 +353,15 @@ class _Driver:
             address = own_containerd(places).address if ours else str(config.containerd)
             self._note |= {"node": node, "containerd": address}
         given = settings(config, places, node=node, own_containerd=ours)
-        topology = kept_topology(config, given["common"])
-        actors = cast(given, topology)
-        supervisor = supervisor_actor(config, given, topology, self._note)
-        self._cluster.start_supervisor(supervisor)
+        if self._cluster.find_supervisor():
+            # In a Ray that is not ours it outlived its driver, and it alone changes the topology.
+            topology = unpack(self._cluster.ask("topology", None, 5.0))
+            actors = cast(given, topology)
+        else:
+            topology = kept_topology(config, given["common"])
+            actors = cast(given, topology)
+            supervisor = supervisor_actor(config, given, topology, self._note)
+            self._cluster.start_supervisor(supervisor)
         until = time.monotonic() + _READY_DEADLINE_S
         states: list[list[Any]] = []
         told = -1
@@ -390,10 +404,8 @@ class _Driver:
             except Unavailable as error:
                 failures += 1
                 log.warning("%s", error)
-            hung = self._places.holder(SUPERVISOR)
-            if failures >= config.health_failures_max and hung is not None:
-                log.error("killing the supervisor, process %d: it does not answer", hung.pid)
-                processes.kill(hung)
+            if failures >= config.health_failures_max and self._cluster.kill_supervisor():
+                log.error("killed the supervisor: it does not answer")
                 failures = 0
         return None
 
@@ -449,6 +461,7 @@ def kept_topology(config: Config, common: dict[str, Any]) -> Topology:
         config.resource_partitions if "resource_partitions" in asked else 1,
         config.simulated_nodes if "simulated_nodes" in asked else None,
         config.simulated_mode,
+        zones=config.zones,
     )
     if topology != kept:
         store.save(topology)

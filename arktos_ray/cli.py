@@ -107,6 +107,12 @@ def _places(data_dir: Path) -> Places:
 @click.option("--etcd-password-file", type=click.Path(path_type=Path), help="Its password.")
 @click.option("--address", envvar="RAY_ADDRESS", help="Join this Ray cluster.  [a private one]")
 @click.option(
+    "--claim-resources/--no-claim-resources",
+    default=None,
+    help="Partitions claim resources, so that Ray adds machines for them.  [no]",
+)
+@click.option("--zones", help="Share partitions out to these zones: a,b,c.  [any]")
+@click.option(
     "--config", "file", type=click.Path(path_type=Path), help="arktos.yaml with the same keys."
 )
 @click.option("--detach", "-d", is_flag=True, help="Return when it runs; `arktos down` stops it.")
@@ -403,12 +409,15 @@ def _print_status(found: dict[str, Any]) -> None:
             f"Tenants    {totals['tenants']}    nodes {totals['nodes']}    pods {totals['pods']}"
             f"    objects {totals['objects']}    memory {memory}"
         )
+    # Which machine, where there are several.
+    where = ("MACHINE",) if len({part.get("machine", "") for part in found["parts"]}) > 1 else ()
     if found["partitions"]:
         _table(
-            ("PARTITION", "KIND", "STATE", "TAKES", "EPOCH", "TENANTS", "NODES", "PODS", "OBJECTS",
-             "WATCHES", "CALLS/S", "WRITES/S"),
+            (*where, "PARTITION", "KIND", "STATE", "TAKES", "EPOCH", "TENANTS", "NODES", "PODS",
+             "OBJECTS", "WATCHES", "CALLS/S", "WRITES/S"),
             [
                 (
+                    *(p["machine"] for _ in where),
                     p["name"], p["kind"], p["state"], p["takes"] or "-", p["epoch"],
                     p["tenants"], p["nodes"],
                     p["pods"], p["objects"], p["watches"], p["rates"].get("calls", ""),
@@ -424,11 +433,12 @@ def _print_status(found: dict[str, Any]) -> None:
             part = parts.get(p["pid"], {})
             rows.append(
                 (
+                    *(p.get("machine", "") for _ in where),
                     p["pid"], p["role"], p["name"], part.get("state", ""), part.get("epoch", ""),
                     part.get("restarts", ""), f"{p['pss_bytes'] >> 20} MB", f"{p['cpu_s']:.1f} s",
                 )
             )  # fmt: skip
-        _table(("PID", "ROLE", "NAME", "STATE", "EPOCH", "RESTARTS", "MEMORY", "CPU"), rows)
+        _table((*where, "PID", "ROLE", "NAME", "STATE", "EPOCH", "RESTARTS", "MEMORY", "CPU"), rows)
     for part in found["parts"]:
         if part["failure"] or part["state"] != "running":
             click.echo(f"{part['name']}: {part['state']}{_said(part['failure'])}")
@@ -848,12 +858,21 @@ def version() -> None:
 @click.option(
     "--containerd", type=click.Path(path_type=Path), default="/run/containerd/containerd.sock"
 )
-def doctor(data_dir: Path, containerd: Path) -> None:
+@click.option(
+    "--address", envvar="RAY_ADDRESS", default="",
+    help="Of the Ray cluster that is to be joined: checks what several machines need as well.",
+)  # fmt: skip
+def doctor(data_dir: Path, containerd: Path, address: str) -> None:
     """What this machine has, and what is missing."""
     from arktos_ray.base import machine
 
+    findings = list(machine.examine(_places(data_dir).home, containerd))
+    if address:
+        from arktos_ray.actors.machines import RAY_ENVIRONMENT
+
+        findings += machine.examine_for_several(address, os.environ, RAY_ENVIRONMENT)
     good = True
-    for finding in machine.examine(_places(data_dir).home, containerd):
+    for finding in findings:
         mark = {"ok": "ok  ", "missing": "    ", "bad": "BAD "}[finding.verdict]
         click.echo(f"{mark} {finding.what:<16} {finding.found}")
         if finding.hint:

@@ -165,6 +165,9 @@ class Config(BaseModel):
     # Partitions claim a unit of a custom resource, so that Ray's autoscaler adds machines for
     # them. Only where `ray up` declares these resources.
     claim_resources: bool = False
+    # Partitions are shared out to these zones in turn, to machines with the label arktos.io/zone;
+    # while a zone has none, its partitions run in another. Needs state that is in etcd.
+    zones: tuple[str, ...] = ()
 
     # Health. A process that does not answer is killed after failures_max checks in a row: 12 s.
     health_period_s: float = Field(1.0, gt=0)
@@ -206,6 +209,12 @@ class Config(BaseModel):
             if not (id_.isascii() and id_.isdigit() and 1 <= int(id_) < STORAGE_CLUSTERS_MAX):
                 raise ValueError(f"{id_} is no id of a storage cluster: 1 to 63, 0 is the system's")
         return value
+
+    @field_validator("zones", mode="before")
+    @classmethod
+    def _zones(cls, value: Any) -> Any:
+        """A flag has them with commas between."""
+        return [zone for zone in value.split(",") if zone] if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _fits(self) -> Config:

@@ -12,6 +12,7 @@ PACKAGES=(
   busybox-static:/bin/busybox
   wrk:/usr/bin/wrk
   etcd-server:/usr/bin/etcd
+  redis-server:/usr/bin/redis-server
 )
 
 say() { printf '%s\n' "$*" >&2; }
@@ -34,19 +35,21 @@ install() {
     apt-get install -y -qq --no-install-recommends "$@" >/dev/null 2>&1
 }
 
-# Only the program is wanted: tests and clusters start an etcd of their own, or are told of one.
-# Debian would start one on port 2379, now and at every boot.
-install_etcd() {
-  local policy=/usr/sbin/policy-rc.d made='' done=0
+# Of servers only the program is wanted: tests and clusters start their own, or are told of one.
+# Debian would start one on its usual port, now and at every boot.
+install_servers() {
+  local policy=/usr/sbin/policy-rc.d made='' done=0 name
   if [ ! -e "$policy" ]; then
     printf '#!/bin/sh\nexit 101\n' | "${SUDO[@]}" tee "$policy" >/dev/null
     "${SUDO[@]}" chmod +x "$policy"
     made=1
   fi
-  install etcd-server || done=1
+  install "$@" || done=1
   [ -z "$made" ] || "${SUDO[@]}" rm -f "$policy"
   if [ $done = 0 ] && command -v systemctl >/dev/null; then
-    "${SUDO[@]}" systemctl disable etcd >/dev/null 2>&1 || true
+    for name in "$@"; do
+      "${SUDO[@]}" systemctl disable "${name/etcd-server/etcd}" >/dev/null 2>&1 || true
+    done
   fi
   return $done
 }
@@ -116,12 +119,14 @@ debian_packages() {
   [ -f "$stamp" ] && [ "$(cat "$stamp")" = "${missing[*]}" ] && return
   if may_install; then
     say "installing Debian packages: ${missing[*]}"
-    local others=()
-    for name in "${missing[@]}"; do [ "$name" = etcd-server ] || others+=("$name"); done
-    [ ${#others[@]} = 0 ] || install "${others[@]}" \
+    local programs=() servers=()
+    for name in "${missing[@]}"; do
+      case $name in *-server) servers+=("$name") ;; *) programs+=("$name") ;; esac
+    done
+    [ ${#programs[@]} = 0 ] || install "${programs[@]}" \
       || say "  some could not be installed; going on without them"
-    [ ${#others[@]} = ${#missing[@]} ] || install_etcd \
-      || say "  etcd-server could not be installed; going on without it"
+    [ ${#servers[@]} = 0 ] || install_servers "${servers[@]}" \
+      || say "  ${servers[*]} could not be installed; going on without"
     local still=()
     for entry in "${PACKAGES[@]}"; do
       name=${entry%%:*}
@@ -132,7 +137,7 @@ debian_packages() {
   if [ ${#missing[@]} != 0 ]; then
     say "not installed: ${missing[*]} (as root: apt-get install ${missing[*]})"
     say "  without containerd, runc and busybox-static there are no containers on this machine,"
-    say "  without etcd-server its tests are skipped; all the rest works"
+    say "  without etcd-server and redis-server their tests are skipped; all the rest works"
   fi
   printf '%s' "${missing[*]:-}" > "$stamp"
 }

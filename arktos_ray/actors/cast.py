@@ -90,7 +90,7 @@ def cast(given: Mapping[str, Any], topology: Topology) -> list[Actor]:
     actors = [
         actor(
             row.name, "tenant partition", "tenant_partition:TenantPartition", 2,
-            "tenant_partition", number=row.number,
+            "tenant_partition", number=row.number, zone=row.zone,
             service_cidr=given["service_ranges"][row.number],
             storage=given["storages"].get(row.storage),
         )
@@ -99,7 +99,8 @@ def cast(given: Mapping[str, Any], topology: Topology) -> list[Actor]:
     actors += [
         actor(
             row.name, "resource partition", "resource_partition:ResourcePartition", 2,
-            "resource_partition", number=row.number, storage=given["storages"].get(row.storage),
+            "resource_partition", number=row.number, zone=row.zone,
+            storage=given["storages"].get(row.storage),
         )
         for row in topology.partitions
         if row.kind == "resource"

@@ -18,7 +18,7 @@ import os
 import threading
 import time
 from collections.abc import Awaitable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,15 +28,19 @@ import uvloop
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from arktos_ray.actors.cast import Actor, cast
+from arktos_ray.actors import machines
+from arktos_ray.actors.cast import SUPERVISOR, Actor, cast
 from arktos_ray.actors.handles import NAMESPACE, RaySessions, actor_named, real_surroundings, remote
+from arktos_ray.actors.inside import Address
+from arktos_ray.actors.machines import Machine
 from arktos_ray.actors.part import Part, Spec, Surroundings
 from arktos_ray.actors.supervisor import Restarting, Supervisor
-from arktos_ray.actors.topology import topology_store
+from arktos_ray.actors.topology import FileTopology, topology_store
 from arktos_ray.api.errors import NotFound, Unavailable
 from arktos_ray.base import processes
 from arktos_ray.base.log_files import LogFile
-from arktos_ray.base.places import lock_holder
+from arktos_ray.base.places import Places, lock_holder
+from arktos_ray.tenancy.topology import unpack
 
 log = logging.getLogger(__name__)
 
@@ -52,12 +56,18 @@ _RESTART_WAIT_LEAST_S = 0.25
 _RESTART_WAIT_MOST_S = 10.0
 # A life as long as this was no failed start.
 _RESTART_FORGIVEN_S = 30.0
+# A task on another machine may need a worker first: 0.4 s, on a busy machine 2.
+_ELSEWHERE_DEADLINE_S = 10.0
+_TOPOLOGY_DEADLINE_S = 5.0
+# What every actor is told of its cluster's machines; the last only who must write or pass it on.
+_SPAN = ("inner", "home_machine", "carried")
 
 
 @dataclass(frozen=True, slots=True)
 class RaySettings:
     """address "" starts a private cluster on loopback; otherwise that one is joined."""
 
+    home: Path
     temp_dir: Path
     address: str = ""
     dashboard: bool = True
@@ -68,10 +78,15 @@ class RaySettings:
 class Cluster:
     """A running Ray and our connection to it. `start_cluster` makes one."""
 
-    def __init__(self, node: Any, address: str, dashboard: str, node_id: str) -> None:
+    def __init__(self, node: Any, address: str, dashboard: str, home: Path) -> None:
         self._node: Any = node
         self._supervisor: Any = None
-        self.address, self.dashboard, self.node_id = address, dashboard, node_id
+        self._span: Spec = {"home_machine": replace(_here(), home=str(home)).pack()}
+        self.address, self.dashboard = address, dashboard
+
+    def span(self, places: Places, now: float) -> None:
+        """From here on actors may run on every machine of this Ray."""
+        self._span |= {"inner": machines.inner(places, now), "carried": machines.carried(places)}
 
     def lost(self) -> str | None:
         """Which of the processes that cannot be restarted alone has ended."""
@@ -84,7 +99,21 @@ class Cluster:
         return None
 
     def start_supervisor(self, actor: Actor) -> None:
-        self._supervisor = _start(actor, self.node_id)
+        self._supervisor = _start(actor, self._span)
+
+    def find_supervisor(self) -> bool:
+        """Whether one runs already, of a driver that is no more."""
+        with contextlib.suppress(ValueError):
+            self._supervisor = ray.get_actor(SUPERVISOR, NAMESPACE)
+        return self._supervisor is not None
+
+    def kill_supervisor(self) -> bool:
+        """End its process, wherever it is, so that Ray starts another."""
+        try:
+            return _kill(SUPERVISOR, self._supervisor, self._span)
+        except (RayError, TimeoutError) as error:
+            log.warning("the supervisor cannot be ended: %s", error)
+            return False
 
     def ask(self, method: str, payload: Any, deadline_s: float) -> Any:
         """A request to the supervisor. Raises Unavailable."""
@@ -114,12 +143,14 @@ class Cluster:
 
 def start_cluster(settings: RaySettings) -> Cluster:
     if settings.address:
+        host = settings.address.rpartition(":")[0]
+        # On loopback, as when several machines are tried on one, Ray must be told which it is.
+        own: dict[str, Any] = {"_node_ip_address": host} if host.startswith("127.") else {}
         context = ray.init(
             address=settings.address, namespace=NAMESPACE, log_to_driver=False,
-            configure_logging=False,
+            configure_logging=False, **own,
         )  # fmt: skip
-        node_id = ray.get_runtime_context().get_node_id()
-        return Cluster(None, settings.address, context.dashboard_url or "", node_id)
+        return Cluster(None, settings.address, context.dashboard_url or "", settings.home)
 
     # ray.init(address="local") cannot leave the autoscaler and the log monitor out (100 MB and
     # 1 s), and moves a loopback address to the machine's own, which opens every port to the
@@ -151,11 +182,23 @@ def start_cluster(settings: RaySettings) -> Cluster:
         log_to_driver=False, configure_logging=False,
     )  # fmt: skip
     url = f"http://{node.webui_url}" if settings.dashboard and node.webui_url else ""
-    return Cluster(node, node.gcs_address, url, ray.get_runtime_context().get_node_id())
+    return Cluster(node, node.gcs_address, url, settings.home)
 
 
-def _start(actor: Actor, node_id: str) -> Any:
-    """Its handle. Blocks until the GCS has accepted it. Detached: it outlives who started it."""
+def _here() -> Machine:
+    """The Ray node of this process. Asks nobody."""
+    address: Any = ray.util.get_node_ip_address
+    return Machine(ray.get_runtime_context().get_node_id(), address())
+
+
+def _start(actor: Actor, span: Spec, machine: str | None = None) -> Any:
+    """Its handle. Blocks until the GCS has accepted it. Detached: it outlives who started it.
+
+    span: which machine the cluster was started on, and what it takes to be on several.
+    machine: where it should start, if that may be chosen.
+    """
+    keys = _SPAN if actor.role == "supervisor" or "pki_dir" in actor.spec else _SPAN[:2]
+    spec = {**actor.spec, **{key: span[key] for key in keys if key in span}}
     return (
         ray.remote(Shell)
         .options(
@@ -168,21 +211,76 @@ def _start(actor: Actor, node_id: str) -> Any:
             max_task_retries=0,
             enable_task_events=False,
             num_cpus=0,
-            resources=actor.resources or None,
             max_concurrency=_CALLS_MAX,
-            # Data and sockets are this machine's until partitions keep theirs in etcd.
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
+            **_placed(actor, span, machine),
         )
-        .remote(actor.make, {**actor.spec, "node_id": node_id})
+        .remote(actor.make, spec)
     )
+
+
+def _placed(actor: Actor, span: Spec, machine: str | None) -> dict[str, Any]:
+    """Where it may run, in Ray's words."""
+    home = Machine(**span["home_machine"])
+    if not machines.spanning(span):
+        pinned = NodeAffinitySchedulingStrategy(home.node_id, soft=False)
+        return {"resources": actor.resources or None, "scheduling_strategy": pinned}
+    bounds = machines.placement(actor.role, actor.spec, actor.resources, home)
+    placed: dict[str, Any] = {"resources": bounds.resources or None}
+    if bounds.free and machine is not None:
+        placed["scheduling_strategy"] = NodeAffinitySchedulingStrategy(machine, soft=True)
+    elif bounds.spread:
+        placed["scheduling_strategy"] = "SPREAD"
+    if bounds.labels:
+        placed["label_selector"] = bounds.labels
+        # Better in another zone than nowhere.
+        placed["fallback_strategy"] = [{"label_selector": {}}]
+    return placed
+
+
+def _alive() -> list[str]:
+    """The machines that actors may be started on now. Blocks."""
+    nodes: Any = ray.nodes
+    return sorted(node["NodeID"] for node in nodes() if node["Alive"])
+
+
+def _kill(name: str, handle: Any, span: Spec) -> bool:
+    """End that actor's process, on whichever machine it is. False when there is none. Blocks."""
+    node_id = span["home_machine"]["node_id"]
+    if machines.spanning(span):
+        state: Any = importlib.import_module("ray._private.state")
+        known = state.actors(handle._actor_id.hex()) or {}
+        node_id = (known.get("Address") or {}).get("NodeID") or node_id
+    if node_id == _here().node_id:
+        return _end_holder(name, span)
+    # A task is there when it is needed; an actor for each machine would cost 51 MB each.
+    there = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    ending = ray.remote(_end_holder).options(
+        num_cpus=0, max_retries=0, enable_task_events=False, scheduling_strategy=there
+    )  # fmt: skip
+    ended: bool = ray.get(ending.remote(name, span), timeout=_ELSEWHERE_DEADLINE_S)
+    return ended
+
+
+def _end_holder(name: str, span: Spec) -> bool:
+    """End the process that holds that actor's lock on this machine.
+
+    A stopped process cannot act on Ray's own request to end, so the kernel is asked.
+    """
+    process = machines.places(span, _here(), os.environ).holder(name)
+    if process is not None:
+        processes.kill(process)
+    return process is not None
 
 
 class RayFleet:
     """The supervisor's view of the others. Keeps handles, because asking the GCS blocks."""
 
-    def __init__(self, node_id: str, run_dir: Path) -> None:
-        self._node_id, self._run_dir = node_id, run_dir
+    def __init__(self, spec: Spec) -> None:
+        """spec: the supervisor's own."""
+        self._span = spec
         self._handles: dict[str, Any] = {}
+        # name -> (role, node): where actors are, or will be that were started just now.
+        self._placed: dict[str, tuple[str, str]] = {}
 
     async def _handle(self, name: str) -> Any:
         if name not in self._handles:
@@ -191,7 +289,16 @@ class RayFleet:
 
     async def start(self, actor: Actor) -> None:
         try:
-            await asyncio.to_thread(_start, actor, self._node_id)
+            machine = None
+            if machines.spanning(self._span):
+                at = await asyncio.to_thread(_alive)
+                # No `await` from here to the note: others are started at the same time.
+                home = self._span["home_machine"]["node_id"]
+                tied = machines.stays(actor.role, actor.spec)
+                machine = home if tied else machines.choose(actor.role, at, self._placed, home)
+                if machine is not None:
+                    self._placed[actor.name] = (actor.role, machine)
+            await asyncio.to_thread(_start, actor, self._span, machine)
         except (RayError, ValueError) as error:
             raise Unavailable(f"{actor.name} cannot be started: {error}") from error
 
@@ -204,7 +311,10 @@ class RayFleet:
             report: dict[str, Any] = await remote(name, _dying(handle.report.remote()), deadline_s)
         except NotFound:
             self._handles.pop(name, None)
+            self._placed.pop(name, None)
             raise
+        if report["role"]:
+            self._placed[name] = (report["role"], report["node_id"])
         return report
 
     async def stop(self, name: str, grace_s: float) -> None:
@@ -216,11 +326,11 @@ class RayFleet:
             self._handles.pop(name, None)
 
     async def kill(self, name: str) -> bool:
-        # A stopped process cannot act on Ray's own request to end, so the kernel is asked.
-        process = lock_holder(self._run_dir / f"{name}.lock")
-        if process is not None:
-            processes.kill(process)
-        return process is not None
+        handle = await self._handle(name)
+        try:
+            return await asyncio.to_thread(_kill, name, handle, self._span)
+        except (RayError, TimeoutError) as error:
+            raise Unavailable(f"{name} cannot be ended: {error}") from error
 
 
 async def _dying(call: Awaitable[T]) -> T:
@@ -234,7 +344,7 @@ async def _dying(call: Awaitable[T]) -> T:
 
 
 def supervisor(spec: Spec, surroundings: Surroundings) -> Supervisor:
-    fleet = RayFleet(spec["node_id"], Path(spec["run_dir"]))
+    fleet = RayFleet(spec)
     return Supervisor(
         spec, surroundings, fleet, topology_store(spec), partial(cast, spec["settings"])
     )
@@ -248,6 +358,7 @@ class Shell:
     """
 
     def __init__(self, make: str, spec: Spec) -> None:
+        spec = machines.settle(spec, _here(), time.time())  # noqa: TID251
         self._make, self._spec, self._name = make, spec, spec["name"]
         gc.set_threshold(*_COLLECTOR_THRESHOLDS)
         self._log_to_file()
@@ -284,6 +395,8 @@ class Shell:
             if wait_s:
                 log.warning("%s: waiting %.2f s: %s", self._name, wait_s, self._failure)
                 await surroundings.clock.sleep(wait_s)
+            if machines.elsewhere(self._spec) and self._name != SUPERVISOR:
+                surroundings = await _told_by_supervisor(self._spec, surroundings)
             module, _, attribute = self._make.partition(":")
             part: Part = getattr(importlib.import_module(module), attribute)(
                 self._spec, surroundings
@@ -305,7 +418,7 @@ class Shell:
 
     # What handles.py and the supervisor call.
 
-    async def address(self) -> str | None:
+    async def address(self) -> Address | None:
         part = self._part
         return await part.address() if part is not None else None
 
@@ -334,7 +447,9 @@ class Shell:
             told = self._part.told
         return {
             "pid": os.getpid(), "ready": ready, "stats": stats, "failure": self._failure,
-            "told": told,
+            "told": told, "role": self._part.role if self._part else "",
+            "machine": self._spec["machine"]["address"],
+            "node_id": self._spec["machine"]["node_id"],
         }  # fmt: skip
 
     async def stop(self, grace_s: float) -> None:
@@ -343,6 +458,16 @@ class Shell:
                 async with asyncio.timeout(grace_s):
                     await self._there(self._part.close())
         logging.shutdown()
+
+
+async def _told_by_supervisor(spec: Spec, surroundings: Surroundings) -> Surroundings:
+    """With the topology that counts, where the file that has it is another machine's."""
+    if not isinstance(topology_store(spec), FileTopology):
+        return surroundings
+    handle = await actor_named(SUPERVISOR)
+    asked = handle.ask.remote("topology", None)
+    topology = unpack(await remote(SUPERVISOR, asked, _TOPOLOGY_DEADLINE_S))
+    return replace(surroundings, topology=lambda _: topology)
 
 
 def _sole_owner(path: Path) -> Any:

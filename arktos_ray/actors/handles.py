@@ -22,6 +22,8 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
+from arktos_ray.actors import machines
+from arktos_ray.actors.inside import Address, Inside
 from arktos_ray.actors.part import Spec, Surroundings
 from arktos_ray.actors.streams import (
     ClientEnd,
@@ -48,6 +50,8 @@ NAMESPACE = "arktos"
 _RESOLVE_DEADLINE_S = 5.0
 # An actor without a process for this long is not just restarting here.
 _GONE_S = 5.0
+# The same where it may start on another machine: a restart here takes 1 to 2 s, and Ray knows.
+_MOVED_S = 1.0
 _PULL_WAIT_S = 20.0
 # Frames that wait for the client's next pull before streams wait too.
 _FRAMES_WAITING = 64
@@ -84,16 +88,18 @@ async def remote(name: str, call: Awaitable[Any], deadline_s: float) -> Any:
 
 
 def connector(
-    transport: str, tasks: Tasks, run_dir: Path | None = None
+    transport: str, tasks: Tasks, run_dir: Path | None = None, inside: Inside | None = None
 ) -> Callable[[str], Connect]:
     """name -> how to connect to it. transport: `stream` or `ray`.
 
     run_dir: where the actors of this machine have their sockets. Without it, and for an actor
-    that was never here, Ray is asked for the address.
+    that was never here, Ray is asked for the address. inside: needed to reach other machines.
     """
 
     def for_name(name: str) -> Connect:
-        neighbour = _Neighbour(name, run_dir) if run_dir and transport == "stream" else None
+        neighbour = None
+        if run_dir and transport == "stream":
+            neighbour = _Neighbour(name, run_dir, inside)
 
         async def connect() -> ClientEnd:
             if neighbour is not None:
@@ -106,7 +112,7 @@ def connector(
             address = await remote(name, actor.address.remote(), _RESOLVE_DEADLINE_S)
             if address is None:
                 raise Unavailable(f"{name} is starting")
-            return await connect_socket(name, address)
+            return await connect_socket(name, address, inside)
 
         return connect
 
@@ -119,8 +125,10 @@ class _Neighbour:
     Ray tells of a restart 0.2 to 2 s later, and a question that it is asked meanwhile waits.
     """
 
-    def __init__(self, name: str, run_dir: Path) -> None:
+    def __init__(self, name: str, run_dir: Path, inside: Inside | None) -> None:
         self._name, self._run_dir = name, run_dir
+        self._machine = inside.machine if inside else ""
+        self._patience_s = _GONE_S if inside is None else _MOVED_S
         self._gone_since: float | None = None
 
     async def connect(self) -> ClientEnd | None:
@@ -131,12 +139,11 @@ class _Neighbour:
         process = lock_holder(path)
         if process is not None:
             self._gone_since = None
-            return await connect_socket(
-                self._name, f"unix:{socket_path(self._run_dir, self._name, process.pid)}"
-            )
+            socket = socket_path(self._run_dir, self._name, process.pid)
+            return await connect_socket(self._name, Address(self._machine, str(socket)))
         now = asyncio.get_running_loop().time()
         self._gone_since = self._gone_since or now
-        if now - self._gone_since > _GONE_S:
+        if now - self._gone_since > self._patience_s:
             return None
         raise Unavailable(f"{self._name} is restarting")
 
@@ -306,13 +313,15 @@ def real_surroundings(spec: Spec) -> Surroundings:
         storage = of.get("storage", {"kind": "sqlite"})
         return open_log(storage, Path(of["data_dir"]), of["name"], clock)
 
+    inside = machines.inside(spec, clock.now())
     return Surroundings(
         clock=clock,
         ids=Ids(),
-        connect=connector(spec.get("transport", "stream"), Tasks(), Path(spec["run_dir"])),
+        connect=connector(spec.get("transport", "stream"), Tasks(), Path(spec["run_dir"]), inside),
         open_log=open_log_of,
         crash=crash,
         topology=lambda of: topology_store(of).load(),
+        inside=inside,
     )
 
 

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from arktos_ray.actors.inside import Address, Inside
 from arktos_ray.actors.streams import Connect, StreamPeer, StreamServer, socket_path
 from arktos_ray.api.calls import Call, Reply, User, WatchEvent
 from arktos_ray.api.errors import Failure, NotFound, Unavailable
 from arktos_ray.api.names import SYSTEM_TENANT
+from arktos_ray.base import processes
 from arktos_ray.base.clock import Clock
 from arktos_ray.base.ids import Ids
 from arktos_ray.base.tasks import Tasks
@@ -29,6 +31,9 @@ from arktos_ray.tenancy.topology import Topology
 log = logging.getLogger(__name__)
 
 Spec = dict[str, Any]
+
+# How often an actor looks whether its certificate for the inside is half over.
+_RENEW_PERIOD_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,7 @@ class Surroundings:
     listens: bool = True  # on a socket; the simulator hands out connections itself
     # The topology as it is kept, for who starts; None: the spec has the only one there is.
     topology: Callable[[Spec], Topology | None] = lambda spec: None
+    inside: Inside | None = None  # credentials for other machines, where there may be some
 
 
 class Part:
@@ -67,7 +73,7 @@ class Part:
         self._regrouping = asyncio.Lock()
         self._peers: dict[str, StreamPeer] = {}
         self._server: StreamServer | None = None
-        self._address: str | None = None
+        self._address: Address | None = None
         self._ready = asyncio.Event()
         self.prepared = False
 
@@ -79,7 +85,10 @@ class Part:
             self.prepared = True
             if self._surroundings.listens:
                 path = socket_path(Path(self.spec["run_dir"]), self.name, os.getpid())
-                self._server = StreamServer(self, path, self.tasks)
+                inside = self._surroundings.inside
+                self._server = StreamServer(self, path, self.tasks, inside)
+                if inside is not None:
+                    self.tasks.start(self._renew(inside), "renew certificate")
                 self._address = await self._server.start()
             await self.open()
         self._ready.set()
@@ -101,7 +110,13 @@ class Part:
         for peer in self._peers.values():
             peer.close()
 
-    async def address(self) -> str | None:
+    async def _renew(self, inside: Inside) -> None:
+        while True:
+            await self.clock.sleep(_RENEW_PERIOD_S)
+            if inside.renew(self.clock.now()):
+                log.info("%s: a new certificate for the inside", self.name)
+
+    async def address(self) -> Address | None:
         """Where our StreamServer listens; None until it does."""
         return self._address
 
@@ -162,6 +177,8 @@ class Part:
     async def request(self, method: str, payload: Any) -> Any:
         if method == "stats":
             return await self.stats()
+        if method == "footprint":
+            return processes.footprint(os.getpid())
         if method == "ping":
             return True
         if method == "follow":

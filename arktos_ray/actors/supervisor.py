@@ -10,6 +10,7 @@ It alone changes the topology: keeps the new one, then tells everybody (docs/flo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 # Counters in `stats` that are told as rates as well.
 _RATES = ("calls", "commits", "rows", "requests", "writes", "placed", "bound", "events")
 _RATE_WINDOW_S = 5.0
+# An actor of a machine that is not there any more keeps `arktos status` waiting no longer.
+_FOOTPRINT_DEADLINE_S = 1.0
 
 
 # What an operator may ask for, and who does it.
@@ -52,7 +55,7 @@ class Fleet(Protocol):
         """Start it under its name, restarted whenever it ends; nothing when it is there."""
 
     async def report(self, name: str, deadline_s: float) -> dict[str, Any]:
-        """{pid, ready, stats, failure}. NotFound when nobody has that name."""
+        """{pid, ready, stats, failure, machine}. NotFound when nobody has that name."""
 
     async def stop(self, name: str, grace_s: float) -> None:
         """Close it and end it for good."""
@@ -73,6 +76,7 @@ class Watched:
     restarts: int = 0
     failures: int = 0
     failure: str = ""
+    machine: str = ""  # the address of where it was last seen
     stats: dict[str, Any] = field(default_factory=dict)
     rates: dict[str, float] = field(default_factory=dict)
     _counted: tuple[float, dict[str, Any]] | None = None
@@ -86,6 +90,7 @@ class Watched:
         self.told = report.get("told", 0)
         self.failures = 0
         self.failure = report.get("failure", "")
+        self.machine = report.get("machine", "")
         if report.get("stats"):
             self.stats = report["stats"]
             self._count(now)
@@ -172,10 +177,18 @@ class Supervisor(Part):
             watched, self.clock.monotonic(), int(self._health["failures_max"]),
             self._health["start_deadline_s"],
         )  # fmt: skip
-        # Without a process it is still on its way: Ray starts as many at once as it has cores.
-        if why is not None and not self._draining and await self._fleet.kill(name):
-            log.error("%s: %s; its process was killed", name, why)
-            watched.restarting(why)
+        if why is not None and not self._draining:
+            await self._kill(watched, why)
+
+    async def _kill(self, watched: Watched, why: str) -> None:
+        name = watched.actor.name
+        try:
+            # Without a process it is still on its way: Ray starts as many at once as it has cores.
+            if await self._fleet.kill(name):
+                log.error("%s: %s; its process was killed", name, why)
+                watched.restarting(why)
+        except Failure as failure:
+            log.warning("kill %s: %s", name, failure)
 
     async def _start(self, watched: Watched) -> None:
         if self._draining or self._watched.get(watched.actor.name) is not watched:
@@ -366,13 +379,16 @@ class Supervisor(Part):
 
     async def status(self) -> dict[str, Any]:
         """All that `arktos status` shows. Some 30 ms, most of it the kernel's sums of memory."""
+        here = self.spec.get("machine", {}).get("address", "")
         parts = [self._part(w) for w in self._watched.values()]
         parts.append(
             {"name": SUPERVISOR, "role": self.role, "pid": os.getpid(), "state": "running",
              "epoch": 1, "restarts": 0, "stats": {}, "rates": {}, "failure": "",
-             "told": self.topology.version}
+             "told": self.topology.version, "machine": here}
         )  # fmt: skip
-        listed = await asyncio.to_thread(listed_processes, Path(self.spec["home"]), parts)
+        near = [part for part in parts if part["machine"] in ("", here)]
+        listed = await asyncio.to_thread(listed_processes, Path(self.spec["home"]), near)
+        listed += await self._elsewhere([part for part in parts if part not in near])
         rows = {row.name: row for row in self.topology.partitions}
         partitions = [
             _partition(part, rows[part["name"]]) for part in parts if part["name"] in rows
@@ -392,6 +408,18 @@ class Supervisor(Part):
             },
         }
 
+    async def _elsewhere(self, parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What the actors of other machines cost, as they say themselves."""
+
+        async def ask(part: dict[str, Any]) -> dict[str, Any]:
+            cost = {"pss_bytes": 0, "rss_bytes": 0, "cpu_s": 0.0}
+            with contextlib.suppress(Failure, TimeoutError):
+                async with asyncio.timeout(_FOOTPRINT_DEADLINE_S):
+                    cost = await self.peer(part["name"]).request("footprint", None)
+            return {key: part[key] for key in ("pid", "role", "name", "machine")} | cost
+
+        return await asyncio.gather(*(ask(part) for part in parts if part["pid"]))
+
     def _part(self, watched: Watched) -> dict[str, Any]:
         return {
             "name": watched.actor.name,
@@ -406,6 +434,7 @@ class Supervisor(Part):
             "rates": watched.rates,
             "failure": watched.failure,
             "told": watched.told,
+            "machine": watched.machine,
         }
 
 
@@ -423,6 +452,7 @@ def _partition(part: dict[str, Any], row: PartitionRow) -> dict[str, Any]:
         "objects": sum(counts.values()),
         "revision": str(part["stats"].get("revision", 0)),
         "watches": part["stats"].get("watches", 0),
+        "machine": part["machine"],
         "rates": part["rates"],
     }
 
@@ -442,6 +472,7 @@ def listed_processes(home: Path, parts: list[dict[str, Any]]) -> list[dict[str, 
                 "pid": pid,
                 "role": part["role"] if part else processes.role_of(processes.command(pid)),
                 "name": part["name"] if part else "",
+                "machine": part["machine"] if part else "",
                 "pss_bytes": processes.pss_bytes(pid),
                 "rss_bytes": processes.rss_bytes(pid),
                 "cpu_s": round(processes.cpu_s(pid), 2),

@@ -7,7 +7,7 @@ import platform
 import shutil
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,6 +76,49 @@ def examine(home: Path, containerd: Path, free_mb_min: int = 200) -> Iterator[Fi
     yield _tool("runc", "starts containers for containerd", "apt-get install runc")
     yield _tool("kubectl", "any version from 1.27 on is good", "see kubernetes.io/docs/tasks/tools")
     yield _tool("wrk", "measures the ingress (make bench)", "apt-get install wrk")
+
+
+def examine_for_several(
+    ray: str, environment: Mapping[str, str], wanted: Mapping[str, str]
+) -> Iterator[Finding]:
+    """What a machine of a larger cluster needs. wanted: what Ray should find in its environment."""
+    own = address()
+    if own.startswith("127."):
+        yield Finding("address", "bad", own, "others cannot reach this machine: it has no route")
+    else:
+        yield Finding("address", "ok", own)
+    yield _reached("ray head", ray, "is it started there, and is the port open between you?")
+    token = Path(environment.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    if environment.get("RAY_AUTH_MODE") != "token":
+        hint = "set RAY_AUTH_MODE=token, here and for every `ray start`: else who connects may hang"
+        yield Finding("ray token", "bad", "RAY_AUTH_MODE is not token", hint)
+    elif not environment.get("RAY_AUTH_TOKEN") and not token.is_file():
+        yield Finding("ray token", "bad", f"{token} is not there", "copy it from the head")
+    else:
+        yield Finding(
+            "ray token", "ok", "RAY_AUTH_TOKEN is set" if not token.is_file() else str(token)
+        )
+    others = [name for name, value in wanted.items() if environment.get(name) != value]
+    hint = "a lost machine is noticed later, or calls are slower; cluster.yaml sets them"
+    if others:
+        yield Finding("ray settings", "missing", ", ".join(others), hint)
+    else:
+        yield Finding("ray settings", "ok", f"{len(wanted)} as in cluster.yaml")
+    redis = environment.get("RAY_REDIS_ADDRESS", "")
+    if redis:
+        yield _reached("redis", redis, "the head keeps Ray's state there")
+    else:
+        hint = "without it Ray's head cannot restart: set RAY_REDIS_ADDRESS where the head starts"
+        yield Finding("redis", "missing", "RAY_REDIS_ADDRESS is not set", hint)
+
+
+def _reached(what: str, where: str, hint: str) -> Finding:
+    host, _, port = where.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=2.0).close()
+    except (OSError, ValueError) as error:
+        return Finding(what, "bad", f"{where}: {error}", hint)
+    return Finding(what, "ok", f"answers at {where}")
 
 
 def _python() -> Finding:

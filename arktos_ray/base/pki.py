@@ -3,6 +3,9 @@
 A CA, a server certificate and the administrator's client certificate, ECDSA P-256, in one
 directory. `ensure` keeps what is good, so clients go on working over restarts, and renews what is
 near its end or does not cover the names that are asked for.
+
+A second CA is for the inside: actors of one cluster show each other its certificates when they
+talk between machines (actors/inside.py). It signs nothing else, and no client of the API knows it.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ RENEW_DAYS = 60
 # A client whose clock is a little behind must not find the certificate not yet valid.
 _BACKDATED = timedelta(minutes=10)
 TOKEN_KEY_BYTES = 32
+# An actor makes its own certificate when it starts, and a new one at half of its days.
+ACTOR_DAYS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,14 @@ class Pki:
     def admin_key(self) -> Path:
         return self.directory / "admin.key"
 
+    @property
+    def inner_ca(self) -> Path:
+        return self.directory / "inner-ca.crt"
+
+    @property
+    def inner_ca_key(self) -> Path:
+        return self.directory / "inner-ca.key"
+
 
 def server_names(bind: str) -> list[str]:
     """What clients may call the server: loopback, this machine, and the service in a cluster."""
@@ -90,7 +103,7 @@ def ensure(directory: Path, names: Iterable[str], now: datetime) -> Pki:
     if server is None or not _good(server[0], authority[0], now) or _lacks(server[0], names):
         _write(
             pki.server, pki.server_key,
-            *_make_leaf("arktos", [], ExtendedKeyUsageOID.SERVER_AUTH, names, authority, now),
+            *_make_leaf("arktos", [], (ExtendedKeyUsageOID.SERVER_AUTH,), names, authority, now),
         )  # fmt: skip
     admin = _read(pki.admin, pki.admin_key)
     if admin is None or not _good(admin[0], authority[0], now):
@@ -101,6 +114,64 @@ def ensure(directory: Path, names: Iterable[str], now: datetime) -> Pki:
     return pki
 
 
+# The inside
+
+
+@dataclass(frozen=True, slots=True)
+class InnerCa:
+    """The CA of the inside, as PEM. Travels with the specs of actors."""
+
+    certificate: bytes
+    key: bytes
+
+    @property
+    def cluster(self) -> str:
+        """What all names of the inside end with; of this cluster alone."""
+        loaded = x509.load_pem_x509_certificate(self.certificate)
+        [name] = loaded.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        return str(name.value)
+
+
+def ensure_inner(directory: Path, now: datetime) -> InnerCa:
+    """The CA of the inside, made when there is none that lasts."""
+    pki = Pki(directory)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    authority = _read(pki.inner_ca, pki.inner_ca_key)
+    if authority is None or not _lasting(authority[0], now):
+        authority = _make_ca(now, "inside")
+        _write(pki.inner_ca, pki.inner_ca_key, *authority)
+    return InnerCa(pki.inner_ca.read_bytes(), pki.inner_ca_key.read_bytes())
+
+
+def read_inner(directory: Path) -> InnerCa | None:
+    """The same, where a cluster of several machines has left it."""
+    pki = Pki(directory)
+    try:
+        return InnerCa(pki.inner_ca.read_bytes(), pki.inner_ca_key.read_bytes())
+    except OSError:
+        return None
+
+
+def actor_name(cluster: str, name: str) -> str:
+    """What an actor's certificate says: `tp-1.inside-0a1b2c3d`."""
+    return f"{name}.{cluster}"
+
+
+def actor_certificate(inner: InnerCa, name: str, now: datetime) -> bytes:
+    """Certificate and key of that actor, as one PEM: good for either end of a connection."""
+    key = serialization.load_pem_private_key(inner.key, None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    authority = x509.load_pem_x509_certificate(inner.certificate), key
+    certificate, own = _make_leaf(
+        name, [], (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH),
+        [actor_name(inner.cluster, name)], authority, now, ACTOR_DAYS,
+    )  # fmt: skip
+    return _pem(own) + certificate.public_bytes(serialization.Encoding.PEM)
+
+
+# How they are made
+
+
 _Key = ec.EllipticCurvePrivateKey
 _Pair = tuple[x509.Certificate, _Key]
 
@@ -108,14 +179,14 @@ _Pair = tuple[x509.Certificate, _Key]
 def client_certificate(
     common_name: str, organizations: list[str], authority: _Pair, now: datetime
 ) -> _Pair:
-    usage = ExtendedKeyUsageOID.CLIENT_AUTH
+    usage = (ExtendedKeyUsageOID.CLIENT_AUTH,)
     return _make_leaf(common_name, organizations, usage, [], authority, now)
 
 
-def _make_ca(now: datetime) -> _Pair:
+def _make_ca(now: datetime, prefix: str = "arktos-ca") -> _Pair:
     key = ec.generate_private_key(ec.SECP256R1())
     # The number keeps two clusters' CAs apart in a client's list of trusted ones.
-    name = _name(f"arktos-ca-{secrets.token_hex(4)}", [])
+    name = _name(f"{prefix}-{secrets.token_hex(4)}", [])
     certificate = (
         _begun(name, name, key.public_key(), now, CA_DAYS)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -127,16 +198,16 @@ def _make_ca(now: datetime) -> _Pair:
 
 
 def _make_leaf(
-    common_name: str, organizations: list[str], usage: x509.ObjectIdentifier, names: list[str],
-    authority: _Pair, now: datetime,
+    common_name: str, organizations: list[str], usage: Iterable[x509.ObjectIdentifier],
+    names: list[str], authority: _Pair, now: datetime, days: int = LEAF_DAYS,
 ) -> _Pair:  # fmt: skip
     ca, ca_key = authority
     key = ec.generate_private_key(ec.SECP256R1())
     builder = (
-        _begun(_name(common_name, organizations), ca.subject, key.public_key(), now, LEAF_DAYS)
+        _begun(_name(common_name, organizations), ca.subject, key.public_key(), now, days)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(usage), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False
         )
@@ -215,15 +286,14 @@ def _read(certificate: Path, key: Path) -> _Pair | None:
 def _write(
     certificate_path: Path, key_path: Path, certificate: x509.Certificate, key: _Key
 ) -> None:
-    write_private(
-        key_path,
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        ),
-    )
+    write_private(key_path, _pem(key))
     write_private(certificate_path, certificate.public_bytes(serialization.Encoding.PEM))
+
+
+def _pem(key: _Key) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
 
 
 def write_private(path: Path, content: bytes) -> None:

@@ -215,6 +215,13 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S if fields else 0.0
 
 
+def footprint(pid: int) -> dict[str, float]:
+    """All of it, as `arktos status` shows it."""
+    return {
+        "pss_bytes": pss_bytes(pid), "rss_bytes": rss_bytes(pid), "cpu_s": round(cpu_s(pid), 2)
+    }  # fmt: skip
+
+
 def command(pid: int) -> str:
     try:
         raw = (_PROC / str(pid) / "cmdline").read_bytes()

@@ -197,14 +197,18 @@ def unpack(packed: Mapping[str, Any]) -> Topology:
         raise ValueError(f"this is no topology: {error}") from error
 
 
-def initial(tenant: int, resource: int, storage: str = "0") -> Topology:
-    """Version 1: tp-1.. and rp-1.."""
+def initial(tenant: int, resource: int, storage: str = "0", zones: Sequence[str] = ()) -> Topology:
+    """Version 1: tp-1.. and rp-1.., in these zones in turn."""
     topology = Topology()
     for _ in range(tenant):
-        topology = topology.added("tenant", storage)
+        topology = topology.added("tenant", storage, _next_zone(topology, "tenant", zones))
     for _ in range(resource):
-        topology = topology.added("resource", storage)
+        topology = topology.added("resource", storage, _next_zone(topology, "resource", zones))
     return replace(topology, version=1)
+
+
+def _next_zone(topology: Topology, kind: Kind, zones: Sequence[str]) -> str:
+    return zones[len(topology.names(kind)) % len(zones)] if zones else ""
 
 
 def fitted(
@@ -214,14 +218,15 @@ def fitted(
     nodes: int | None,
     mode: str,
     storage: str = "0",
+    zones: Sequence[str] = (),
 ) -> Topology:
     """What `arktos up` starts with: at least so many partitions of each kind, and the first fleet
     of this size (0: none, None: as it is). What there is more stays: only an operator removes."""
-    topology = initial(tenant, resource, storage) if kept is None else kept
+    topology = initial(tenant, resource, storage, zones) if kept is None else kept
     kinds: tuple[tuple[Kind, int], ...] = (("tenant", tenant), ("resource", resource))
     for kind, count in kinds:
         while len(topology.names(kind)) < count:
-            topology = topology.added(kind, storage)
+            topology = topology.added(kind, storage, _next_zone(topology, kind, zones))
     first = next((f for f in topology.fleets if f.name == _FIRST_FLEET), None)
     fleets = topology.fleets
     if first is None and nodes:

@@ -311,3 +311,79 @@ def test_without_its_ingress_status_says_what_it_knows_and_why(home: Path) -> No
     assert found["source"] == "processes"
     assert "does not answer" in found["reason"]
     assert found["phase"] == "running"
+
+
+def several(phase_of: str) -> dict[str, Any]:
+    """What a cluster of two machines says of itself."""
+    parts = [
+        {"name": name, "role": role, "pid": pid, "state": phase_of, "epoch": 1, "restarts": 0,
+         "stats": {}, "rates": {}, "failure": "", "machine": machine_}
+        for name, role, pid, machine_ in (
+            ("tp-1", "tenant partition", 11, "10.0.0.1"),
+            ("rp-1", "resource partition", 12, "10.0.0.2"),
+        )
+    ]  # fmt: skip
+    return {
+        "phase": "running", "reason": "", "cluster": {"home": "/h", "url": "https://10.0.0.1:6443"},
+        "parts": parts, "totals": {},
+        "partitions": [
+            {"name": p["name"], "kind": p["role"].split()[0], "state": phase_of, "epoch": 1,
+             "takes": "", "tenants": 0, "nodes": 0, "pods": 0, "objects": 0, "watches": 0,
+             "rates": {}, "machine": p["machine"]}
+            for p in parts
+        ],
+        "processes": [
+            {"pid": p["pid"], "role": p["role"], "name": p["name"], "pss_bytes": 0,
+             "rss_bytes": 0, "cpu_s": 0.0, "machine": p["machine"]}
+            for p in parts
+        ],
+    }  # fmt: skip
+
+
+def test_status_says_on_which_machine_each_part_is(capsys: pytest.CaptureFixture[str]) -> None:
+    cli._print_status(several("running"))
+
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["MACHINE", "PARTITION"] in [line[:2] for line in lines]
+    assert ["10.0.0.2", "rp-1"] in [line[:2] for line in lines]
+    assert ["10.0.0.1", "11"] in [line[:2] for line in lines]
+
+
+def test_the_url_of_a_cluster_of_several_machines_is_for_the_others_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(machine, "address", lambda: "10.0.0.1")
+    alone = Config.model_validate({"bind": "0.0.0.0"})
+    joined = Config.model_validate({"bind": "0.0.0.0", "address": "10.0.0.1:6379"})
+    own = Config.model_validate({"bind": "10.9.9.9", "address": "10.0.0.1:6379"})
+
+    assert [bootstrap.url_of(c) for c in (alone, joined, own)] == [
+        "https://127.0.0.1:6443", "https://10.0.0.1:6443", "https://10.9.9.9:6443"
+    ]  # fmt: skip
+
+
+def test_doctor_says_what_a_machine_of_several_lacks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        address = f"127.0.0.1:{head.getsockname()[1]}"
+        monkeypatch.setattr(machine, "address", lambda: "10.0.0.1")
+        token = tmp_path / "token"
+        token.write_text("t")
+        good = {
+            "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_X": "1",
+            "RAY_REDIS_ADDRESS": address,
+        }  # fmt: skip
+
+        def found(ray: str, environment: dict[str, str]) -> dict[str, str]:
+            examined = machine.examine_for_several(ray, environment, {"RAY_X": "1"})
+            return {finding.what: finding.verdict for finding in examined}
+
+        assert set(found(address, good).values()) == {"ok"}
+        bare = found("127.0.0.1:1", {"RAY_REDIS_ADDRESS": "127.0.0.1:1"})
+
+    assert bare == {
+        "address": "ok", "ray head": "bad", "ray token": "bad", "ray settings": "missing",
+        "redis": "bad",
+    }  # fmt: skip
+    assert found("127.0.0.1:1", {**good, "RAY_REDIS_ADDRESS": ""})["redis"] == "missing"

@@ -1,4 +1,7 @@
-"""The conversation: batches and order kept, streams bounded, failures told apart."""
+"""The conversation: batches and order kept, streams bounded, failures told apart.
+
+The same over a Unix socket and over TLS.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arktos_ray.actors import streams
+from arktos_ray.actors.inside import Address, Inside
 from arktos_ray.actors.streams import (
     CALL,
     CANCEL,
@@ -38,6 +42,8 @@ from arktos_ray.api.errors import (
     Unavailable,
     Unreached,
 )
+from arktos_ray.base import pki
+from arktos_ray.base.clock import SystemClock
 from arktos_ray.base.tasks import Tasks
 
 
@@ -73,20 +79,73 @@ class Echo:
             yield item
 
 
-def with_peer(tmp_path: Path, story: Callable[[Echo, StreamPeer], Awaitable[None]]) -> None:
-    async def run() -> None:
-        tasks, echo = Tasks(), Echo()
-        server = StreamServer(echo, tmp_path / "e.sock", tasks)
-        address = await server.start()
-        peer = StreamPeer("echo", lambda: connect_socket("echo", address))
-        await story(echo, peer)
+class Carrier:
+    """How two actors reach each other: `served` by one, `reached` by the other."""
+
+    def __init__(self, run_dir: Path, machines: tuple[Inside, Inside] | None) -> None:
+        self.run_dir, self._machines = run_dir, machines
+
+    def serve(self, peer: Any, tasks: Tasks) -> StreamServer:
+        inside = self._machines[0] if self._machines else None
+        return StreamServer(peer, self.run_dir / "e.sock", tasks, inside)
+
+    async def connect(self, name: str, address: Address) -> ClientEnd:
+        return await connect_socket(name, address, self._machines[1] if self._machines else None)
+
+    async def raw(self, address: Address) -> asyncio.StreamWriter:
+        """A connection for bytes that no ClientEnd would send."""
+        if self._machines is None:
+            return (await asyncio.open_unix_connection(address.unix))[1]
+        host, _, port = address.tcp.rpartition(":")
+        inside = self._machines[1]
+        _, writer = await asyncio.open_connection(
+            host, int(port), ssl=inside.connecting, server_hostname=inside.called("echo")
+        )
+        return writer
+
+
+@pytest.fixture(scope="module")
+def inner(tmp_path_factory: pytest.TempPathFactory) -> pki.InnerCa:
+    return pki.ensure_inner(tmp_path_factory.mktemp("pki"), pki.utc(SystemClock().now()))
+
+
+@pytest.fixture(params=["unix", "tls"])
+def carrier(request: pytest.FixtureRequest, tmp_path: Path, inner: pki.InnerCa) -> Carrier:
+    if request.param == "unix":
+        return Carrier(tmp_path, None)
+    echo, other = (
+        Inside(name, inner, SystemClock().now(), machine=name, host="127.0.0.1", run_dir=tmp_path)
+        for name in ("echo", "other")
+    )
+    return Carrier(tmp_path, (echo, other))
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    carrier: Carrier, peer: Any, on_crash: Callable[[BaseException], None] | None = None
+) -> AsyncIterator[tuple[StreamPeer, Address]]:
+    tasks = Tasks(on_crash)
+    server = carrier.serve(peer, tasks)
+    address = await server.start()
+    reached = StreamPeer("echo", lambda: carrier.connect("echo", address))
+    try:
+        yield reached, address
+    finally:
+        reached.close()
         await server.close()
         await tasks.close()
+
+
+def with_peer(carrier: Carrier, story: Callable[[Echo, StreamPeer], Awaitable[None]]) -> None:
+    async def run() -> None:
+        echo = Echo()
+        async with serving(carrier, echo) as (peer, _):
+            await story(echo, peer)
 
     asyncio.run(run())
 
 
-def test_a_batch_comes_back_in_order_with_its_bytes(tmp_path: Path) -> None:
+def test_a_batch_comes_back_in_order_with_its_bytes(carrier: Carrier) -> None:
     async def story(echo: Echo, peer: StreamPeer) -> None:
         calls = [
             Call("get", "pods", "t", "n", str(i), body=bytes([i]), user=User("u", groups=("g",)))
@@ -98,10 +157,10 @@ def test_a_batch_comes_back_in_order_with_its_bytes(tmp_path: Path) -> None:
         ]
         assert await peer.request("m", {"a": [1, b"\xff"]}) == ["m", {"a": [1, b"\xff"]}]
 
-    with_peer(tmp_path, story)
+    with_peer(carrier, story)
 
 
-def test_failures_arrive_as_what_they_were(tmp_path: Path) -> None:
+def test_failures_arrive_as_what_they_were(carrier: Carrier) -> None:
     async def story(echo: Echo, peer: StreamPeer) -> None:
         with pytest.raises(Conflict, match="no"):
             await peer.request("refuse", None)
@@ -111,10 +170,10 @@ def test_failures_arrive_as_what_they_were(tmp_path: Path) -> None:
                 seen += events
         assert [event.revision for event in seen] == [0, 1, 2]
 
-    with_peer(tmp_path, story)
+    with_peer(carrier, story)
 
 
-def test_a_stream_waits_for_a_reader_that_does_not_read(tmp_path: Path) -> None:
+def test_a_stream_waits_for_a_reader_that_does_not_read(carrier: Carrier) -> None:
     async def story(echo: Echo, peer: StreamPeer) -> None:
         watch = peer.watch(Call("watch", "pods", name="1000"))
         await anext(watch)
@@ -127,10 +186,10 @@ def test_a_stream_waits_for_a_reader_that_does_not_read(tmp_path: Path) -> None:
                 count += 1
         assert count == 1000
 
-    with_peer(tmp_path, story)
+    with_peer(carrier, story)
 
 
-def test_a_reader_that_goes_away_stops_the_stream(tmp_path: Path) -> None:
+def test_a_reader_that_goes_away_stops_the_stream(carrier: Carrier) -> None:
     async def story(echo: Echo, peer: StreamPeer) -> None:
         watch = peer.watch(Call("watch", "pods", name="1000000"))
         await anext(watch)
@@ -139,17 +198,17 @@ def test_a_reader_that_goes_away_stops_the_stream(tmp_path: Path) -> None:
         await peer.request("flush", None)
         assert echo.closed == 1
 
-    with_peer(tmp_path, story)
+    with_peer(carrier, story)
 
 
 def test_calls_in_flight_fail_when_the_other_side_goes_and_later_ones_reconnect(
-    tmp_path: Path,
+    carrier: Carrier,
 ) -> None:
     async def run() -> None:
         tasks, echo = Tasks(), Echo()
-        server = StreamServer(echo, tmp_path / "e.sock", tasks)
-        address = await server.start()
-        peer = StreamPeer("echo", lambda: connect_socket("echo", address))
+        server = carrier.serve(echo, tasks)
+        addresses = [await server.start()]
+        peer = StreamPeer("echo", lambda: carrier.connect("echo", addresses[-1]))
         await peer.request("hello", None)
         hanging = asyncio.ensure_future(peer.call([Call("get", "pods", name="hang")]))
         await peer.request("hello", None)
@@ -158,9 +217,10 @@ def test_calls_in_flight_fail_when_the_other_side_goes_and_later_ones_reconnect(
             await hanging
         with pytest.raises(Unavailable, match="nobody answers"):
             await peer.request("hello", None)
-        again = StreamServer(echo, tmp_path / "e.sock", tasks)
-        await again.start()
+        again = carrier.serve(echo, tasks)
+        addresses.append(await again.start())
         assert await peer.request("hello", 1) == ["hello", 1]
+        peer.close()
         await again.close()
         await tasks.close()
 
@@ -209,7 +269,9 @@ class NoPipe:
         return
 
 
-def test_a_bug_of_the_peer_fails_the_call_that_met_it_and_nothing_else(tmp_path: Path) -> None:
+def test_a_bug_of_the_peer_fails_the_call_that_met_it_and_nothing_else(
+    carrier: Carrier,
+) -> None:
     crashed: list[BaseException] = []
 
     class Buggy(Echo):
@@ -221,19 +283,13 @@ def test_a_bug_of_the_peer_fails_the_call_that_met_it_and_nothing_else(tmp_path:
             raise TypeError("watch")
 
     async def run() -> None:
-        tasks = Tasks(on_crash=crashed.append)
-        server = StreamServer(Buggy(), tmp_path / "e.sock", tasks)
-        address = await server.start()
-        peer = StreamPeer("buggy", lambda: connect_socket("buggy", address))
-        with pytest.raises(Internal, match="KeyError"):
-            await peer.call([Call("get", "pods")])
-        with pytest.raises(Internal, match="TypeError"):
-            async for _ in peer.watch(Call("watch", "pods")):
-                pass
-        assert await peer.request("still", "here") == ["still", "here"]
-        peer.close()
-        await server.close()
-        await tasks.close()
+        async with serving(carrier, Buggy(), crashed.append) as (peer, _):
+            with pytest.raises(Internal, match="KeyError"):
+                await peer.call([Call("get", "pods")])
+            with pytest.raises(Internal, match="TypeError"):
+                async for _ in peer.watch(Call("watch", "pods")):
+                    pass
+            assert await peer.request("still", "here") == ["still", "here"]
 
     asyncio.run(run())
     assert not crashed
@@ -253,30 +309,24 @@ def test_a_bug_of_the_peer_fails_the_call_that_met_it_and_nothing_else(tmp_path:
         pack(10, 1, "x"),
     ],
 )
-def test_garbage_ends_at_most_its_own_connection(tmp_path: Path, garbage: bytes) -> None:
+def test_garbage_ends_at_most_its_own_connection(carrier: Carrier, garbage: bytes) -> None:
     crashed: list[BaseException] = []
 
     async def run() -> None:
-        tasks = Tasks(on_crash=crashed.append)
-        server = StreamServer(Echo(), tmp_path / "e.sock", tasks)
-        address = await server.start()
-        peer = StreamPeer("echo", lambda: connect_socket("echo", address))
-        await peer.request("hello", None)
-        _, writer = await asyncio.open_unix_connection(str(tmp_path / "e.sock"))
-        writer.write(garbage)
-        await writer.drain()
-        assert await peer.request("hello", 1) == ["hello", 1]
-        writer.close()
-        peer.close()
-        await server.close()
-        await tasks.close()
+        async with serving(carrier, Echo(), crashed.append) as (peer, address):
+            await peer.request("hello", None)
+            writer = await carrier.raw(address)
+            writer.write(garbage)
+            await writer.drain()
+            assert await peer.request("hello", 1) == ["hello", 1]
+            writer.close()
 
     asyncio.run(run())
     assert not crashed
 
 
 def test_an_answer_that_is_too_large_is_refused_and_the_connection_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    carrier: Carrier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("arktos_ray.actors.streams.FRAME_BYTES_MAX", 200_000)
 
@@ -285,27 +335,21 @@ def test_an_answer_that_is_too_large_is_refused_and_the_connection_stays(
             return [Reply(200, b"x" * int(calls[0].name))]
 
     async def run() -> None:
-        tasks = Tasks()
-        server = StreamServer(Large(), tmp_path / "e.sock", tasks)
-        address = await server.start()
-        peer = StreamPeer("large", lambda: connect_socket("large", address))
-        hanging = asyncio.ensure_future(peer.request("m", 1))
-        with pytest.raises(TooLarge, match="limit and continue"):
-            await peer.call([Call("list", "pods", name="300000")])
-        with pytest.raises(TooLarge):
-            await peer.request("m", b"x" * 300_000)
-        assert await hanging == ["m", 1]
-        [reply] = await peer.call([Call("list", "pods", name="100000")])
-        assert len(reply.body) == 100_000
-        peer.close()
-        await server.close()
-        await tasks.close()
+        async with serving(carrier, Large()) as (peer, _):
+            hanging = asyncio.ensure_future(peer.request("m", 1))
+            with pytest.raises(TooLarge, match="limit and continue"):
+                await peer.call([Call("list", "pods", name="300000")])
+            with pytest.raises(TooLarge):
+                await peer.request("m", b"x" * 300_000)
+            assert await hanging == ["m", 1]
+            [reply] = await peer.call([Call("list", "pods", name="100000")])
+            assert len(reply.body) == 100_000
 
     asyncio.run(run())
 
 
 def test_large_events_travel_in_frames_of_their_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    carrier: Carrier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("arktos_ray.actors.streams.FRAME_BYTES_MAX", 2_000_000)
 
@@ -314,15 +358,10 @@ def test_large_events_travel_in_frames_of_their_own(
             yield [WatchEvent(ADDED, i, f"t/n/{i}", b"x" * 700_000) for i in range(20)]
 
     async def run() -> None:
-        tasks = Tasks()
-        server = StreamServer(Wide(), tmp_path / "e.sock", tasks)
-        address = await server.start()
-        peer = StreamPeer("wide", lambda: connect_socket("wide", address))
-        seen = [e.revision async for events in peer.watch(Call("watch", "pods")) for e in events]
-        assert seen == list(range(20))
-        peer.close()
-        await server.close()
-        await tasks.close()
+        async with serving(carrier, Wide()) as (peer, _):
+            watch = peer.watch(Call("watch", "pods"))
+            seen = [e.revision async for events in watch for e in events]
+            assert seen == list(range(20))
 
     asyncio.run(run())
 
@@ -365,20 +404,14 @@ def test_a_crowd_in_front_of_a_closed_door_is_told_once() -> None:
     asyncio.run(run())
 
 
-def test_closing_a_peer_closes_its_connection(tmp_path: Path) -> None:
-    async def run() -> None:
-        tasks, echo = Tasks(), Echo()
-        server = StreamServer(echo, tmp_path / "e.sock", tasks)
-        address = await server.start()
-        peer = StreamPeer("echo", lambda: connect_socket("echo", address))
+def test_closing_a_peer_closes_its_connection(carrier: Carrier) -> None:
+    async def story(echo: Echo, peer: StreamPeer) -> None:
         await anext(peer.watch(Call("watch", "pods", name="1000000")))
         peer.close()
         while not echo.closed:
             await asyncio.sleep(0)
-        await server.close()
-        await tasks.close()
 
-    asyncio.run(run())
+    with_peer(carrier, story)
 
 
 class Sent:
@@ -400,7 +433,7 @@ class Sent:
 
 
 def test_callers_that_wait_for_a_busy_connection_are_bounded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    carrier: Carrier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(streams, "CALLS_IN_FLIGHT_MAX", 2)
     monkeypatch.setattr(streams, "CALLS_WAITING_MAX", 3)
@@ -417,7 +450,7 @@ def test_callers_that_wait_for_a_busy_connection_are_bounded(
         replies = await asyncio.gather(*(call for call in calls if call not in refused))
         assert [len(reply) for reply in replies] == [1] * 5
 
-    with_peer(tmp_path, story)
+    with_peer(carrier, story)
 
 
 def test_who_does_not_read_its_answers_gets_no_more_and_is_let_go(
