@@ -24,6 +24,7 @@ from arktos_ray.apiserver.verbs.list import (
     revision_of,
 )
 from arktos_ray.apiserver.views import view_of
+from arktos_ray.store.moving import Step
 from arktos_ray.store.records import Record, encode
 from arktos_ray.store.store import Scope, Subscription
 from arktos_ray.store.watchcache import Change
@@ -48,6 +49,7 @@ class Watch:
         self._row = None if self._view is None else self._view.body
         self._subscription: Subscription | None = None
         self._said_at = 0.0
+        self._moves = bool(call.options.get("moves")) and call.user.trusted
 
     def ask_progress(self, revision: int) -> None:
         # The others would wake up for nothing, and there may be thousands.
@@ -69,6 +71,7 @@ class Watch:
             )
         if start:
             await store.reach(start)
+        self._partition.gate.check(call)
         from_state = wants_initial or (not start and initial not in ("false", "0"))
         start = start or store.revision
         gvr = self._resource.gvr
@@ -76,7 +79,7 @@ class Watch:
             # One step of the loop: the state, and everything after it.
             start = store.revision
             state = list(store.table(gvr).range(self._prefix))
-        subscription = store.subscribe(gvr, self._scope(), start)
+        subscription = store.subscribe(gvr, self._scope(), start, self._moves)
         self._subscription = subscription
         progress = bool(options.get("progress"))
         try:
@@ -138,9 +141,13 @@ class Watch:
             return Scope(call.tenant)
         return Scope(call.tenant, namespace if self._resource.namespaced else "", name)
 
-    def _translate(self, changes: Sequence[Change]) -> list[WatchEvent]:
-        match, prefix, view, events = self._match, self._prefix, self._view, []
+    def _translate(self, changes: Sequence[Change | Step]) -> list[WatchEvent]:
+        match, prefix, view = self._match, self._prefix, self._view
+        events: list[WatchEvent] = []
         for change in changes:
+            if isinstance(change, Step):
+                events += self._stepped(change)
+                continue
             record, previous = change.record, change.previous
             if prefix and not record.path.startswith(prefix):
                 continue
@@ -155,6 +162,13 @@ class Watch:
                 record = encode(record.revision, record.path, previous.decode(), deleted=True)
             events.append(self._event(kind, record, change.revision))
         return events
+
+    def _stepped(self, step: Step) -> list[WatchEvent]:
+        """A tenant came or went: its objects, as of just before, and then that this is all."""
+        match = self._match
+        seen = [r for r in step.records if match is None or match(r)]
+        told = [self._event(step.kind, record, step.revision - 1) for record in seen]
+        return [*told, WatchEvent(BOOKMARK, step.revision, "")]
 
     def _event(self, kind: str, record: Record, revision: int) -> WatchEvent:
         accept = self._call.accept
