@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 
 import orjson
 
-from arktos_ray.api.calls import BOOKMARK, DELETED, WatchEvent
+from arktos_ray.api.calls import ARRIVED, BOOKMARK, DELETED, LEFT, WatchEvent
 from arktos_ray.api.errors import Expired, Failure
 from arktos_ray.api.names import Key
 from arktos_ray.base import retry
@@ -64,6 +64,10 @@ class Informer:
         self.revision = 0
         # A watch is open: what we see is at most a moment old. False while we cannot know.
         self.connected = False
+        # Tenants came at this revision: other views may not show yet what belongs to theirs.
+        self.arrived = 0
+        # While handlers hear of objects that their tenant took along: nobody deleted them.
+        self.leaving = False
         self._client = client
         self._clock = clock
         self._tasks = tasks
@@ -111,7 +115,7 @@ class Informer:
     async def fence(self) -> int:
         """A revision that is newer than every write that was answered or lost before now."""
         _, revision = await self._client.list(
-            self.gvr, **self._scope, **{**self._selectors, "limit": "1"}
+            self.gvr, **self._scope, **{**self._selectors, "limit": "1", "moves": "true"}
         )
         # A list shows what is durable; a lost write may still be on its way to the disk. Progress
         # beyond what was listed is told only when everything written before is settled.
@@ -128,9 +132,10 @@ class Informer:
         while True:
             try:
                 if not listed:
-                    self._replace(*await self._client.list(
-                        self.gvr, **self._scope, **self._selectors
-                    ))  # fmt: skip
+                    body = await self._client.listed(
+                        self.gvr, **self._scope, **self._selectors, moves="true"
+                    )
+                    self._replace(body["items"], body["metadata"])
                     listed = True
                     self._synced.set()
                 self.connected = True
@@ -141,6 +146,7 @@ class Informer:
                     resourceVersion=str(self.revision),
                     allowWatchBookmarks="true",
                     progress="true",
+                    moves="true",
                 ):
                     self._apply(batch)
                     waits = self._waits()
@@ -156,8 +162,11 @@ class Informer:
     def _waits() -> Iterator[float]:
         return retry.exponential(RETRY_FIRST_S, RETRY_LIMIT_S)
 
-    def _replace(self, objects: list[Object], revision: int) -> None:
+    def _replace(self, objects: list[Object], metadata: Object) -> None:
         """The state as listed; handlers hear only of what differs."""
+        moves = metadata.get("moves") or {}
+        self.arrived = max(self.arrived, moves.get("since", 0))
+        left = moves.get("left") or {}
         present = set()
         slim = self._slim
         for obj in objects:
@@ -173,8 +182,10 @@ class Informer:
                 self._tell(old, obj)
         for key in self.index.keys():  # noqa: SIM118 - a copy: we remove while we go
             if key not in present:
+                self.leaving = (key.tenant or key.name) in left
                 self._tell(self.index.remove(key), None)
-        self._seen(revision)
+        self.leaving = False
+        self._seen(int(metadata["resourceVersion"]))
 
     def _apply(self, batch: list[WatchEvent]) -> None:
         loads = orjson.loads
@@ -183,11 +194,16 @@ class Informer:
             if event.type == BOOKMARK:
                 continue
             key = Key.from_path(event.path)
-            if event.type == DELETED:
+            if event.type in (DELETED, LEFT):
                 old = self.index.remove(key)
                 if old is not None:
+                    self.leaving = event.type == LEFT
                     self._tell(old, None)
+                    self.leaving = False
                 continue
+            if event.type == ARRIVED:
+                # Each carries the revision before the one at which its tenant came.
+                self.arrived = max(self.arrived, event.revision + 1)
             new = loads(event.body)
             if slim is not None:
                 new = slim(new)

@@ -21,6 +21,13 @@ from consistency import (
     Watcher,
     Writer,
 )
+from test_stories import (
+    check_no_node_is_oversubscribed,
+    create,
+    deployment,
+    make_tenants,
+    running,
+)
 
 from arktos_ray.api.errors import Failure
 from arktos_ray.client.port import Client
@@ -200,3 +207,74 @@ def test_nobody_notices_that_a_tenant_moves(seed: int, crashes: bool) -> None:
         assert pauses, "somebody moved"
         print(f"writes waited {[round(ms) for ms in sorted(pauses)]} ms")
         assert max(pauses) < 500
+
+
+def test_workloads_go_on_while_their_tenants_move(seed: int) -> None:
+    """Exactly the pods of each Deployment, the same ones, on nodes that are not oversubscribed."""
+    with SimCluster(seed, nodes=8) as sim:
+        make_tenants(sim, namespaces=False)
+        create(sim, "acme", "deployments.apps", deployment("web", 20))
+        create(sim, "zeta", "deployments.apps", deployment("web", 20))
+        sim.run_until(lambda: running(sim) == 40)
+        sim.run_for(5)
+
+        def outline() -> dict[str, Any]:
+            return {
+                p["metadata"]["uid"]: (
+                    p["spec"]["nodeName"], p["status"]["podIP"], p["status"]["containerStatuses"],
+                )
+                for p in sim.objects("pods")
+            }  # fmt: skip
+
+        before = outline()
+        for source, target in (("tp-1", "tp-2"), ("tp-2", "tp-1")):
+            sim.run(
+                sim.client(target).caller.request("move-in", {"tenant": "acme", "from": source})
+            )
+            sim.run_until(lambda target=target: homes_of(sim, "acme") == [target])
+            sim.run_for(30)
+            assert outline() == before, "no pod is made, lost, restarted or given another address"
+            for name in ("rp-1", "rp-2"):
+                part: Any = sim.part(name)
+                held = [uid for uid in before if part.reservations.ledger.node_of(uid)]
+                assert len(held) == len(part.reservations.ledger), "the books hold what is there"
+            check_no_node_is_oversubscribed(sim)
+
+
+@pytest.mark.parametrize("victim", ["tp-1", "tp-2", "rp-1", "shard-1", "simulated-1"])
+def test_workloads_survive_crashes_while_their_tenants_move(seed: int, victim: str) -> None:
+    with SimCluster(seed, nodes=8, faults=Faults(reset_chance=0.0005)) as sim:
+        make_tenants(sim, namespaces=False)
+        create(sim, "acme", "deployments.apps", deployment("web", 20))
+        create(sim, "zeta", "deployments.apps", deployment("web", 20))
+        sim.run_for(sim.random.uniform(0.5, 4))  # Some pods run, some are just starting.
+        owners = {"acme": "tp-1", "zeta": "tp-2"}
+
+        async def move(tenant: str) -> None:
+            try:
+                source = owners[tenant]
+                target = "tp-2" if source == "tp-1" else "tp-1"
+                peer = sim.client(target).caller
+                await peer.request("move-in", {"tenant": tenant, "from": source})  # type: ignore[attr-defined]
+            except Failure:
+                return
+
+        for _ in range(4):
+            for tenant in owners:
+                sim.run(move(tenant))
+            sim.run_for(sim.random.uniform(0.0, 0.2))
+            sim.crash(victim)
+            sim.run_for(sim.random.uniform(2, 6))
+            for tenant in owners:
+                for home in homes_of(sim, tenant):
+                    owners[tenant] = home
+        sim.run_until(lambda: running(sim) == 40)
+        sim.run_for(90)
+        assert running(sim) == 40
+        for tenant in owners:
+            assert len(homes_of(sim, tenant)) == 1
+            found = [
+                p for p in sim.objects("pods", tenant) if not p["metadata"].get("deletionTimestamp")
+            ]
+            assert len(found) == 20, "each Deployment has exactly its pods"
+        check_no_node_is_oversubscribed(sim)

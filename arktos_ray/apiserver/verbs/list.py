@@ -64,9 +64,12 @@ async def list_objects(partition: Partition, call: Call, resource: Resource) -> 
         exact = exact or bool(limit and not options.get("resourceVersionMatch"))
         revision = asked if exact else store.revision
     prefix = _prefix(call)
-    if not prefix and (exact or options.get("continue")):
+    is_past = exact or bool(options.get("continue"))
+    if not prefix and (is_past or options.get("moves")):
         await partition.gate.all_settled()
-        if revision < store.reshaped:
+        if not is_past:
+            revision = store.revision
+        elif revision < store.reshaped:
             raise errors.Reshaped(
                 f"tenants have moved since {revision}; list again without a revision"
             )
