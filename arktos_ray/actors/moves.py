@@ -129,6 +129,20 @@ class Moves:
             return await self._freeze(payload["tenant"], payload["id"])
         return await self._depart(payload)
 
+    async def regroup(self) -> None:
+        """A partition that is no more has no tenants: who is sent there would find nobody."""
+        names = self._part.topology.names("tenant")
+        gone = [
+            m.tenant
+            for m in self._store.marks.values()
+            if m.state == DEPARTED and m.other not in names
+        ]
+        for tenant in gone:
+            self._store.delete_mark(tenant)
+        if gone:
+            with contextlib.suppress(Failure):  # Told again with the next change.
+                await self._store.commit()
+
     def _stepped(self, mark: Mark, records: Mapping[str, Sequence[Record]]) -> None:
         ips = self._partition.service_ips
         if mark.state == DEPARTED:

@@ -82,6 +82,7 @@ class TenantPartition(Part):
 
     async def regroup(self, old: Topology, acks: Mapping[str, int]) -> None:
         self._learn()
+        await self.moves.regroup()
 
     def _learn(self) -> None:
         partition, rows = self.server.partition, self.topology.partitions
