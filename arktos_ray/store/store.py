@@ -181,7 +181,7 @@ class Subscription:
         self._store.check_open()
         self._progress_wanted = False
 
-    async def next(self, timeout_s: float | None = None) -> Sequence[Change]:
+    async def next(self, timeout_s: float | None = None) -> Sequence[Change | Step]:
         """What `ready` waited for; () after the timeout or when progress was asked for."""
         await self.ready(timeout_s)
         return self.next_nowait()

@@ -86,13 +86,13 @@ async def list_objects(partition: Partition, call: Call, resource: Resource) -> 
         records = store.range_at(resource.gvr, prefix, after, revision)
     # Of this moment; a record is never changed, so the rest can take its time.
     records = records if isinstance(records, list) else list(records)
+    meta: dict[str, Any] = {"resourceVersion": str(revision)}
+    if store.reshaped and options.get("moves") and call.user.trusted:
+        meta["moves"] = moves_of(partition)
     if match is None:
         chosen = records
     else:
         chosen = await _matching(partition, call, match, records, limit)
-    meta: dict[str, Any] = {"resourceVersion": str(revision)}
-    if store.reshaped and options.get("moves") and call.user.trusted:
-        meta["moves"] = moves_of(partition)
     if limit and len(chosen) > limit:
         left = len(chosen) - limit
         chosen = chosen[:limit]

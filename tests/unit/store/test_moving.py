@@ -201,7 +201,7 @@ def test_a_change_is_told_to_watches_of_all_tenants_by_who_made_it_only(open_log
         second = put(two.store, "a", 4)
         await two.store.commit()
         told = {
-            name: [c.revision for c in each.store.past(GVR, Scope(), start)]
+            name: [c.revision for c in each.store.past(GVR, Scope(), start)[0]]
             for name, each in (("one", one), ("two", two))
         }
         assert told == {"one": [first], "two": [second]}
