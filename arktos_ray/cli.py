@@ -496,6 +496,25 @@ def tenant_create(name: str, data_dir: Path, output: Path) -> None:
         click.echo(f"tenant {name} created; kubectl --kubeconfig {output} get pods")
 
 
+@tenant.command("move")
+@click.argument("name")
+@click.argument("to")
+@_home_option
+def tenant_move(name: str, to: str, data_dir: Path) -> None:
+    """Tenant NAME is served by partition TO from then on; those who use it do not notice."""
+    asked = {"operation": "tenant-move", "tenant": name, "to": to}
+    source = _operate(data_dir, asked)["from"]
+    while True:
+        found = _operate(data_dir, {"operation": "tenant-moves"})["moves"]
+        move = next((m for m in found if m["tenant"] == name and m["to"] == to), None)
+        if move is not None and move["state"] == "here":
+            break
+        if move is not None and move["state"] in ("failed", "cancelled"):
+            raise click.ClickException(f"it stays in {source}: {move['failure'] or move['state']}")
+        time.sleep(0.2)
+    click.echo(f"tenant {name} moved from {source} to {to}; writes waited {move['paused_ms']} ms")
+
+
 @tenant.command("list")
 @_home_option
 @click.option("-o", "--output", type=click.Choice(["table", "json", "name"]), default="table")

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 
 import orjson
 
-from arktos_ray.api.calls import BOOKMARK, DELETED
+from arktos_ray.api.calls import BOOKMARK, DELETED, LEFT
 from arktos_ray.api.errors import Failure, Unavailable
 from arktos_ray.api.names import SYSTEM_TENANT
 from arktos_ray.base.clock import Clock
@@ -80,6 +80,12 @@ class Directory:
         self._check_told()
         return None
 
+    def moved(self, tenant: str, to: str) -> None:
+        """Its old partition says so; the new one may not have said yet that it has it."""
+        known = self._owners.get(tenant)
+        if known is not None and to in self._following:
+            self._owners[tenant] = (to, known[1])
+
     def _check_told(self) -> None:
         if self._untold:
             who = ", ".join(sorted(self._untold))
@@ -137,22 +143,28 @@ class Directory:
     async def _keep_up(self, name: str, client: Client) -> None:
         while True:
             try:
-                tenants, revision = await client.list("tenants", tenant="")
+                body = await client.listed("tenants", tenant="", moves="true")
+                tenants, revision = body["items"], int(body["metadata"]["resourceVersion"])
+                left = body["metadata"].get("moves", {}).get("left", {})
                 present = {t["metadata"]["name"]: t["metadata"]["uid"] for t in tenants}
                 for tenant, (owner, _) in list(self._owners.items()):
-                    if owner == name and tenant not in present:
+                    if owner == name and tenant not in present and tenant not in left:
                         del self._owners[tenant]
+                for tenant, (to, uid) in left.items():
+                    # Of who starts between the two: the new one has not shown it yet.
+                    if self._owners.get(tenant, (name, ""))[0] == name and to in self._following:
+                        self._owners[tenant] = (to, uid)
                 self._owners.update({t: (name, uid) for t, uid in present.items()})
                 self._heard(name)
                 self._reach(name, revision)
                 watch = client.watch(
                     "tenants", tenant="", resourceVersion=str(revision),
-                    allowWatchBookmarks="true", progress="true",
+                    allowWatchBookmarks="true", progress="true", moves="true",
                 )  # fmt: skip
                 async for events in watch:
                     for event in events:
-                        if event.type == BOOKMARK:
-                            continue
+                        if event.type in (BOOKMARK, LEFT):
+                            continue  # Where it went, the other one says.
                         meta = orjson.loads(event.body)["metadata"]
                         if event.type == DELETED:
                             # Another partition may have it by now.

@@ -41,6 +41,9 @@ class Upstream:
     def owner_of(self, tenant: str) -> str:
         return self._directory.owner_of(tenant)
 
+    def moved(self, tenant: str, to: str) -> None:
+        self._directory.moved(tenant, to)
+
     def tenant_uid(self, tenant: str) -> str | None:
         return self._directory.uid_of(tenant)
 

@@ -24,6 +24,7 @@ from arktos_ray.api.names import NODE_LEASE_NAMESPACE, SYSTEM_TENANT, Key
 from arktos_ray.base import retry
 from arktos_ray.base.clock import Clock, rfc3339, rfc3339_micro
 from arktos_ray.base.tasks import Tasks
+from arktos_ray.client.index import key_of
 from arktos_ray.client.informer import Informer
 from arktos_ray.client.port import Client
 from arktos_ray.runtime import plan
@@ -45,6 +46,9 @@ _DISK_PRESSURE_SHARE: Final = 0.10
 # How often a pod that waits for a config map or a secret looks again.
 _LOOKUP_PERIOD_S: Final = 5.0
 _PODS_MAX: Final = 110
+# How long a workload goes on whose tenant left one partition and is not shown by another yet: far
+# longer than a partition takes to restart.
+_LIMBO_S: Final = 60.0
 # What containers get when the cluster is stopped. It must fit into a stage of `arktos down`.
 _SHUTDOWN_GRACE_S: Final = 2.0
 
@@ -129,6 +133,7 @@ class NodeAgent:
             tp: {} for tp in self._tps
         }
         self._owing = {tp: asyncio.Event() for tp in self._tps}
+        self._informers: dict[str, Informer] = {}
         self._work: dict[str, Tasks] = {}  # of each tenant partition
         self._node_uid = ""
         self._status_written: dict[str, Any] = {}
@@ -151,7 +156,8 @@ class NodeAgent:
         tasks = self._work[tp] = self._tasks.child()
         selector = f"spec.nodeName={self.node_name}"
         informer = Informer(client, "pods", self._clock, tasks, fieldSelector=selector)
-        informer.on_change(lambda old, new: self._on_pod(tp, old, new))
+        informer.on_change(lambda old, new: self._on_pod(tp, old, new, informer.leaving))
+        self._informers[tp] = informer
         informer.start()
         tasks.start(self._write(tp, client), f"{self.node_name} {tp} statuses")
         tasks.start(self._events[tp].run(), f"{self.node_name} {tp} events")
@@ -203,6 +209,16 @@ class NodeAgent:
         # A workload whose pod is in no partition may go; while one is silent, it might be there.
         for informer in informers:
             await informer.synced()
+        # Nor may one whose tenant had left there, and was not here yet, when they were listed.
+        waits = retry.exponential(0.1, 5.0)
+        for informer in informers if any(each.arrived for each in informers) else ():
+            while True:
+                try:
+                    await informer.wait_until(await informer.fence())
+                    break
+                except errors.Failure as failure:
+                    log.info("%s: %s", self.node_name, failure)
+                    await self._clock.sleep(next(waits))
         self._agent.knows_all = True
 
     # What other parts may ask (a Peer).
@@ -292,7 +308,18 @@ class NodeAgent:
 
     # Pods: from the API to the agent, and back.
 
-    def _on_pod(self, tp: str, old: dict[str, Any] | None, new: dict[str, Any] | None) -> None:
+    def _on_pod(
+        self, tp: str, old: dict[str, Any] | None, new: dict[str, Any] | None,
+        leaving: bool = False,
+    ) -> None:  # fmt: skip
+        """leaving: its tenant moved out of that partition; the workload is none the wiser."""
+        if new is None and old is not None:
+            uid = old["metadata"]["uid"]
+            if self._homes.get(uid, (tp,))[0] != tp:
+                return  # The partition that it moved to has told us already.
+            if leaving:
+                self._tasks.start(self._end_limbo(tp, uid), f"{self.node_name} moves")
+                return
         if old is not None and (new is None or new["metadata"]["uid"] != old["metadata"]["uid"]):
             uid = old["metadata"]["uid"]
             self._homes.pop(uid, None)
@@ -303,11 +330,28 @@ class NodeAgent:
         if new is not None:
             uid = new["metadata"]["uid"]
             known = uid in self._homes
+            before = self._homes[uid][0] if known else tp
             self._homes[uid] = (tp, new)
+            if before != tp and before in self._owed and uid in self._owed[before]:
+                self._owed[tp].setdefault(uid, self._owed[before].pop(uid))
+                self._owing[tp].set()
             if not known and plan.references(new):
                 self._blocked.add(uid)
                 self._tasks.start(self._look_up(uid), "pod references")
             self._want(new)
+
+    async def _end_limbo(self, tp: str, uid: str) -> None:
+        """A pod that no partition shows for so long is gone."""
+        await self._clock.sleep(_LIMBO_S)
+        home = self._homes.get(uid)
+        if home is not None and home[0] == tp and not self._shows(tp, home[1]):
+            self._on_pod(tp, home[1], None)
+
+    def _shows(self, tp: str, pod: dict[str, Any]) -> bool:
+        """Whether that partition has it (again)."""
+        informer = self._informers.get(tp)
+        found = informer.index.get(key_of(pod)) if informer is not None else None
+        return found is not None and found["metadata"]["uid"] == pod["metadata"]["uid"]
 
     def _want(self, pod: dict[str, Any]) -> PodWant:
         uid = pod["metadata"]["uid"]
@@ -386,9 +430,13 @@ class NodeAgent:
             again = False
             for (uid, what), reply in zip(batch.items(), replies, strict=True):
                 if reply.code == 429 or reply.code >= 500:
-                    if uid in self._homes:
+                    home = self._homes[uid][0] if uid in self._homes else ""
+                    if home == tp:
                         owed.setdefault(uid, what)  # A newer one may wait already.
                         again = True
+                    elif home in self._owed:  # It moved while we wrote.
+                        self._owed[home].setdefault(uid, what)
+                        self._owing[home].set()
                 elif not reply.ok and reply.code not in (404, 409):
                     log.warning("%s: %s: %s", tp, what[0].name, errors.decode(reply.body))
             if again:

@@ -32,6 +32,7 @@ class ResourcePartition(TenantPartition):
         self.heartbeats.start()
 
     async def open(self) -> None:
+        await super().open()
         own = self.client(self.name)
         self.reservations = Reservations(own, self.tenant_clients(), self.clock, self.tasks)
         self.reservations.start()

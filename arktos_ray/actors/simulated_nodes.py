@@ -28,7 +28,7 @@ from typing import Any, Final, Literal
 import orjson
 
 from arktos_ray.api import errors
-from arktos_ray.api.calls import DELETED, Call, Reply, WatchEvent
+from arktos_ray.api.calls import DELETED, LEFT, Call, Reply, WatchEvent
 from arktos_ray.api.names import NODE_LEASE_NAMESPACE, SYSTEM_TENANT, Key
 from arktos_ray.base.clock import Clock, parse_rfc3339, rfc3339, rfc3339_micro
 from arktos_ray.base.ids import Ids
@@ -109,6 +109,9 @@ class Limits:
 
 LIMITS: Final = Limits()
 
+# A tenant that moves is shown by its new partition within milliseconds, or after a restart of it.
+LIMBO_S: Final = 60.0
+
 # What a pod's containers are doing. From STOPPING on, only its deletion is of interest.
 _HELD, _STARTING, _RUNNING, _WAITING, _ENDED, _STOPPING, _STOPPED = range(7)
 _REPORTED: Final = frozenset({_RUNNING, _WAITING, _ENDED, _STOPPED})
@@ -172,8 +175,8 @@ class _Node:
 
 class _Pod:
     __slots__ = (
-        "accepted_at", "address", "deletes_s", "ended_at", "exit_code", "last_started_at", "node",
-        "path", "policy", "restarts", "run_s", "scheduled_at", "shape", "started_at",
+        "accepted_at", "address", "deletes_s", "ended_at", "exit_code", "home", "last_started_at",
+        "node", "path", "policy", "restarts", "run_s", "scheduled_at", "shape", "started_at",
         "state", "ticket", "uid",
     )  # fmt: skip
 
@@ -181,6 +184,7 @@ class _Pod:
         self.path = path
         self.uid = uid
         self.node = node
+        self.home: _Tenants | None = None  # of a tenant that moved here
         self.shape = shape
         self.state = _HELD
         self.address = -1  # -1 is the address of the host.
@@ -266,6 +270,8 @@ class SimulatedNodes:
         self._shapes: dict[tuple[str, ...], _Shape] = {}
         self._timers: list[tuple[float, int, int, _Pod, _Tenants]] = []
         self._timer_count = 0
+        # Pods that no partition shows just now: with whose they were, and until when they wait.
+        self._limbo: dict[str, tuple[_Pod, _Tenants, float]] = {}
         self._armed_for = float("inf")
         self._registered = asyncio.Event()
         self._registered_nodes = self._failed_nodes = 0
@@ -598,6 +604,7 @@ class SimulatedNodes:
                     resourceVersion=str(revision),
                     allowWatchBookmarks="true",
                     view="node",
+                    moves="true",
                 )
                 async for batch in events:
                     backoff.reset()
@@ -637,7 +644,7 @@ class SimulatedNodes:
             call.options = {**call.options, "continue": following}
             await self._clock.sleep(0)  # Leases must not wait for a long list.
         for path in [path for path in tp.pods if path not in seen]:
-            self._forget(tp, tp.pods[path])
+            self._let_go(tp, tp.pods[path])
         tp.listed = True
         return int(page["metadata"]["resourceVersion"])
 
@@ -646,6 +653,9 @@ class SimulatedNodes:
         if event.type == DELETED:
             if pod is not None:
                 self._forget(tp, pod)
+        elif event.type == LEFT:
+            if pod is not None:
+                self._let_go(tp, pod)
         elif pod is None:
             if self._may_be_ours(event.body):
                 item = orjson.loads(event.body)
@@ -691,6 +701,8 @@ class SimulatedNodes:
     def _accept(self, tp: _Tenants, path: str, item: dict[str, Any]) -> None:
         """A pod that we did not know: new, or from before our restart."""
         metadata, spec = item["metadata"], item["spec"]
+        if self._take_over(tp, path, item):
+            return
         status = item.get("status") or {}
         node = self._nodes[spec["nodeName"]]
         pod = tp.pods[path] = _Pod(path, metadata["uid"], node, self._shape_of(spec))
@@ -711,6 +723,49 @@ class SimulatedNodes:
             pod.deletes_s = float(metadata.get("deletionGracePeriodSeconds", 0))
         if not node.failed:
             self._resume(tp, pod)
+
+    # A tenant that moves takes its pods from one table to another; the pods do not notice.
+
+    def _let_go(self, tp: _Tenants, pod: _Pod) -> None:
+        """One partition shows it no more: another may, whose tenant it is now."""
+        del tp.pods[pod.path]
+        tp.owed.pop(pod, None)
+        if any(pod.path in other.pods for other in self._tps):
+            self._end(pod)  # That one has another pod of the name by now.
+            return
+        if not self._limbo:
+            self._tasks.start(self._end_limbo(), f"{self.name} moves")
+        self._limbo[pod.uid] = (pod, tp, self._clock.monotonic() + LIMBO_S)
+
+    def _take_over(self, tp: _Tenants, path: str, item: dict[str, Any]) -> bool:
+        """Whether we have this pod, as one of another partition."""
+        uid = item["metadata"]["uid"]
+        pod, old, _ = self._limbo.pop(uid, (None, None, 0.0))
+        if pod is None:
+            for other in self._tps:
+                there = other.pods.get(path)
+                if other is not tp and there is not None and there.uid == uid:
+                    # It arrived there before we heard that it left here.
+                    pod, old = there, other
+                    del other.pods[path]
+                    other.owed.pop(pod, None)
+                    break
+        if pod is None or old is None:
+            return False
+        tp.pods[path] = pod
+        pod.home = tp
+        # What it was about to be told may have been refused by its old partition.
+        self._on_listed(tp, path, item)
+        return True
+
+    async def _end_limbo(self) -> None:
+        while self._limbo:
+            await self._clock.sleep(LIMBO_S / 4)
+            now = self._clock.monotonic()
+            for uid, (pod, _, until) in list(self._limbo.items()):
+                if until <= now and all(tp.listed for tp in self._tps):
+                    del self._limbo[uid]
+                    self._end(pod)
 
     def _remember(self, pod: _Pod, phase: str, status: Mapping[str, Any]) -> None:
         """Take over what was reported before our restart; nothing is started twice."""
@@ -808,6 +863,9 @@ class SimulatedNodes:
     def _forget(self, tp: _Tenants, pod: _Pod) -> None:
         del tp.pods[pod.path]
         tp.owed.pop(pod, None)
+        self._end(pod)
+
+    def _end(self, pod: _Pod) -> None:
         pod.ticket += 1
         self._counts["stopped"] += 1
         if pod.address >= 0:
@@ -868,7 +926,7 @@ class SimulatedNodes:
         while timers and timers[0][0] <= now:
             _, _, ticket, pod, tp = heapq.heappop(timers)
             if pod.ticket == ticket and not pod.node.failed:
-                self._went_off(tp, pod)
+                self._went_off(pod.home or tp, pod)
         self._arm()
 
     # What we owe a tenant partition goes out in batches: whatever waits while one is under way.

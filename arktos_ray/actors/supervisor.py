@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from arktos_ray.actors import move_requests
 from arktos_ray.actors.cast import SUPERVISOR, Actor
 from arktos_ray.actors.part import Part, Spec, Surroundings
 from arktos_ray.actors.topology import TopologyStore
@@ -264,8 +265,10 @@ class Supervisor(Part):
         operation = asked.get("operation") if isinstance(asked, dict) else None
         if operation == "topology":
             return {**self.topology.pack(), "late": self._late()}
+        if operation in move_requests.OPERATIONS:
+            return await move_requests.operate(self, asked)
         if operation not in _OPERATIONS:
-            known = ", ".join(("topology", *_OPERATIONS))
+            known = ", ".join(("topology", *_OPERATIONS, *move_requests.OPERATIONS))
             raise BadRequest(f"expected {{operation: ...}}, with one of: {known}")
         async with self._changing:
             changed = await getattr(self, _OPERATIONS[operation])(asked)

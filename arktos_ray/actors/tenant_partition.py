@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from arktos_ray.actors.moves import Moves
 from arktos_ray.actors.part import Part, Spec, Surroundings
 from arktos_ray.api import scheme
 from arktos_ray.api.calls import Call, Reply, User, WatchEvent
@@ -56,11 +57,15 @@ class TenantPartition(Part):
                 ips.mark(address, record.path)
         partition = Partition(self.name, self.store, self.clock, self.ids, ips)
         self.server = Server(partition)
+        self.moves = Moves(self, partition)
         self._learn()
         await self._log.take_over()
         self.store.start()
         log.info("%s: epoch %d, %d rows recovered", self.name, self._log.epoch, rows)
         await self._seed()
+
+    async def open(self) -> None:
+        self.moves.start()
 
     async def _seed(self) -> None:
         """What exists in every partition from the beginning (spec/multitenancy.md 5)."""
@@ -78,6 +83,7 @@ class TenantPartition(Part):
 
     async def regroup(self, old: Topology, acks: Mapping[str, int]) -> None:
         self._learn()
+        await self.moves.regroup()
 
     def _learn(self) -> None:
         partition, rows = self.server.partition, self.topology.partitions
@@ -115,7 +121,19 @@ class TenantPartition(Part):
             [revision] = payload
             await self.server.progress(revision)
             return self.store.revision
+        if method in Moves.REQUESTS:
+            return await self.moves.request(method, payload)
         return await super().request(method, payload)
+
+    async def subscribe(self, method: str, payload: Any) -> AsyncIterator[Any]:
+        items = (
+            self.moves.export(payload) if method == "export" else super().subscribe(method, payload)
+        )
+        try:
+            async for item in items:
+                yield item
+        finally:
+            await items.aclose()  # type: ignore[attr-defined]
 
 
 def _create(gvr: str, tenant: str, namespace: str, body: dict[str, Any]) -> Call:

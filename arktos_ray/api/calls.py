@@ -105,6 +105,10 @@ class LongReply(Reply):
 
 # Event types. A BOOKMARK's body is empty; only its revision counts.
 ADDED, MODIFIED, DELETED, BOOKMARK = "ADDED", "MODIFIED", "DELETED", "BOOKMARK"
+# For our own parts that ask for it (option `moves`): the object is what it was, but its tenant
+# moved out of this partition, or into it. Many share one revision, so each carries the one before
+# it, and a BOOKMARK ends them: who hears only some of them lists again.
+LEFT, ARRIVED = "LEFT", "ARRIVED"
 
 
 @dataclass(frozen=True, slots=True)

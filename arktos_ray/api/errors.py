@@ -95,6 +95,13 @@ class Expired(Failure):
     code, reason = 410, "Expired"
 
 
+class Reshaped(Expired):
+    """Tenants moved since that revision: nobody has the whole of all tenants as it was then. Who
+    chose the revision chooses a newer one; to whoever is told of it, it is Expired."""
+
+    reason = "TenantsMoved"
+
+
 class TooLarge(Failure):
     """The body is over the limit. Send less."""
 
@@ -136,6 +143,22 @@ class Unreached(Unavailable):
     to whoever is told of it, it is Unavailable."""
 
 
+class Moved(Unavailable):
+    """Its tenant is not served here; nothing was executed. `details.to` is the partition to ask;
+    empty while that is being settled (Peer method `settled`). A watch that had begun has told all
+    up to `details.after`, and goes on from there."""
+
+    reason = "TenantMoved"
+
+    @property
+    def to(self) -> str:
+        return str((self.details or {}).get("to", ""))
+
+    @property
+    def after(self) -> int:
+        return int((self.details or {}).get("after", 0))
+
+
 class Timeout(Failure):
     """Not done in the time that was given."""
 
@@ -153,9 +176,17 @@ _FAMILY: dict[tuple[int, str], type[Failure]] = {
     for kind in (
         BadRequest, Unauthorized, Forbidden, NotFound, MethodNotAllowed, NotAcceptable,
         AlreadyExists, Conflict, Expired, TooLarge, UnsupportedMediaType, Invalid,
-        TooManyRequests, Internal, Unavailable, Timeout, StorageFull,
+        TooManyRequests, Internal, Unavailable, Timeout, StorageFull, Moved, Reshaped,
     )
 }  # fmt: skip
+
+
+def moved(tenant: str, to: str, after: int = 0) -> Moved:
+    where = f"is in {to} now" if to else "is just moving"
+    return Moved(
+        f"tenant {tenant} {where}; try again",
+        details={"tenant": tenant, "to": to, "after": after, "retryAfterSeconds": 1},
+    )
 
 
 def decode(status: bytes | dict[str, Any]) -> Failure:

@@ -23,6 +23,7 @@ from arktos_ray.base.clock import Clock, rfc3339_micro
 from arktos_ray.base.tasks import Tasks
 from arktos_ray.store.records import Record
 from arktos_ray.store.store import Scope, Store
+from arktos_ray.store.watchcache import Change
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +161,8 @@ class Heartbeats:
             except Failure:
                 return  # The store was closed.
             for change in changes:
-                self._saw(change.record)
+                if isinstance(change, Change):
+                    self._saw(change.record)
 
     def _saw(self, record: Record) -> None:
         if not record.path.startswith(_PREFIX):

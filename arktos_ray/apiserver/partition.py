@@ -14,10 +14,12 @@ from arktos_ray.api import apply, codec, errors, kinds, schemas, scheme
 from arktos_ray.api.calls import Call, Reply
 from arktos_ray.api.names import SYSTEM_TENANT, Key
 from arktos_ray.api.scheme import Resource
+from arktos_ray.apiserver.gate import Gate
 from arktos_ray.apiserver.service_ips import ServiceIPs
 from arktos_ray.apiserver.turns import Turns
 from arktos_ray.base.clock import Clock, rfc3339
 from arktos_ray.base.ids import Ids
+from arktos_ray.store.moving import TENANTS
 from arktos_ray.store.records import Record
 from arktos_ray.store.store import OBJECT_BYTES_MAX, Store
 
@@ -33,6 +35,7 @@ class Partition:
     clock: Clock
     ids: Ids
     service_ips: ServiceIPs
+    gate: Gate = field(init=False)
     # Of the topology that this partition knows: tenants are made by no older one.
     topology_version: int = 0
     draining: bool = False  # then it takes no new tenants, or nodes
@@ -40,6 +43,9 @@ class Partition:
     _decoded: dict[tuple[str, str], tuple[Record, Object]] = field(default_factory=dict)
     _second: int = -1
     _now: str = ""
+
+    def __post_init__(self) -> None:
+        self.gate = Gate(self.store)
 
     def now(self) -> str:
         """The whole second, as objects have it."""
@@ -82,6 +88,9 @@ class Partition:
     ) -> Record:
         """Raises TooLarge; then nothing was written."""
         path = key.path()
+        if resource.gvr == TENANTS:
+            # The name of a new one may be in its body only.
+            self.gate.check_tenant(key.name, writes=True)
         record = self.store.put(resource.gvr, path, obj, bytes_max)
         if resource.gvr == "services":
             address = cluster_ip(obj)

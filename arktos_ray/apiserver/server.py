@@ -117,6 +117,7 @@ class Server:
             return await list_objects(self.partition, call, resource)
         if call.tenant == ALL_TENANTS and resource.tenanted:
             raise errors.BadRequest('the tenant "all" is for list and watch only')
+        self.partition.gate.check(call)
         verb = self._verb(call, resource)
         return verb(self.partition, call, resource)
 

@@ -8,7 +8,7 @@ changes its type or goes.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 
 class ServiceIPs:
@@ -21,13 +21,26 @@ class ServiceIPs:
         self._network = ipaddress.ip_network(cidr)
         self._holds = holds
         self._owner: dict[str, str] = {}  # address -> service path
+        self._lent: dict[str, frozenset[str]] = {}  # tenant that moved away -> its addresses
         self._next = 10  # the first few are for well-known services
 
     def mark(self, address: str, path: str) -> None:
         """The service at `path` is written with this address, or was read at a restart."""
         self._owner[address] = path
 
+    def lend(self, tenant: str, addresses: Iterable[str]) -> None:
+        """They went with their tenant, to services that we do not see: not free until it is back,
+        even when such a service is deleted meanwhile. Of 65,000, that is cheaper than to ask."""
+        lent = frozenset(addresses)
+        if lent:
+            self._lent[tenant] = lent
+
+    def back(self, tenant: str) -> None:
+        self._lent.pop(tenant, None)
+
     def is_free(self, address: str, path: str) -> bool:
+        if self._lent and any(address in lent for lent in self._lent.values()):
+            return False
         owner = self._owner.get(address)
         return owner is None or owner == path or not self._holds(owner, address)
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 
 import orjson
 
-from arktos_ray.api.calls import BOOKMARK, DELETED, WatchEvent
+from arktos_ray.api.calls import ARRIVED, BOOKMARK, DELETED, LEFT, WatchEvent
 from arktos_ray.api.errors import Expired, Failure
 from arktos_ray.api.names import Key
 from arktos_ray.base import retry
@@ -68,6 +68,11 @@ class Informer:
         self.revision = 0
         # A watch is open: what we see is at most a moment old. False while we cannot know.
         self.connected = False
+        # Tenants came at this revision: other views may not show yet what belongs to theirs.
+        self.arrived = 0
+        # While handlers hear of objects that their tenant took along: nobody deleted them.
+        self.leaving = False
+        self._left: Object = {}  # tenants that are in another partition by now
         self._client = client
         self._clock = clock
         self._tasks = tasks
@@ -115,7 +120,7 @@ class Informer:
     async def fence(self) -> int:
         """A revision that is newer than every write that was answered or lost before now."""
         _, revision = await self._client.list(
-            self.gvr, **self._scope, **{**self._selectors, "limit": "1"}
+            self.gvr, **self._scope, **{**self._selectors, "limit": "1", "moves": "true"}
         )
         # A list shows what is durable; a lost write may still be on its way to the disk. Progress
         # beyond what was listed is told only when everything written before is settled.
@@ -139,6 +144,7 @@ class Informer:
                     **({"resourceVersion": str(self.revision)} if listed else _INITIAL),
                     allowWatchBookmarks="true",
                     progress="true",
+                    moves="true",
                 ):
                     if not listed:
                         batch, listed = self._initial(batch, present)
@@ -168,11 +174,16 @@ class Informer:
         slim = self._slim
         for number, event in enumerate(batch):
             if event.type == BOOKMARK:
+                if event.body:  # Ahead of the state: which tenants came and went.
+                    moves = orjson.loads(event.body)
+                    self.arrived, self._left = max(self.arrived, moves["since"]), moves["left"]
                 if not event.initial_end:
                     continue
                 for key in self.index.keys():  # noqa: SIM118 - a copy: we remove while we go
                     if key not in present:
+                        self.leaving = (key.tenant or key.name) in self._left
                         self._tell(self.index.remove(key), None)
+                self.leaving = False
                 self._seen(event.revision)
                 return batch[number + 1 :], True
             key = Key.from_path(event.path)
@@ -195,11 +206,16 @@ class Informer:
             if event.type == BOOKMARK:
                 continue
             key = Key.from_path(event.path)
-            if event.type == DELETED:
+            if event.type in (DELETED, LEFT):
                 old = self.index.remove(key)
                 if old is not None:
+                    self.leaving = event.type == LEFT
                     self._tell(old, None)
+                    self.leaving = False
                 continue
+            if event.type == ARRIVED:
+                # Each carries the revision before the one at which its tenant came.
+                self.arrived = max(self.arrived, event.revision + 1)
             new = loads(event.body)
             if slim is not None:
                 new = slim(new)

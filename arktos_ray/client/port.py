@@ -41,9 +41,16 @@ class Client:
         self, gvr: str, *, tenant: str = "all", namespace: str = "", **options: str
     ) -> tuple[Objects, int]:
         """The objects, and the revision to watch from."""
-        call = Call("list", gvr, tenant, namespace, options=options, user=self._user)
-        body = await self._one(call)
+        body = await self.listed(gvr, tenant=tenant, namespace=namespace, **options)
         return body["items"], int(body["metadata"]["resourceVersion"])
+
+    async def listed(
+        self, gvr: str, *, tenant: str = "all", namespace: str = "", **options: str
+    ) -> Object:
+        """The whole List."""
+        return await self._one(
+            Call("list", gvr, tenant, namespace, options=options, user=self._user)
+        )
 
     def watch(
         self, gvr: str, *, tenant: str = "all", namespace: str = "", **options: str

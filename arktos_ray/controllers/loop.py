@@ -85,6 +85,7 @@ class Loop(Generic[K]):
             try:
                 if key in self._uncertain:
                     await self._fence(key)
+                self._await_arrivals(key)
                 if self._is_held(key):
                     continue
                 again = await self._reconcile(key)
@@ -119,6 +120,13 @@ class Loop(Generic[K]):
             for informer in self._gates:
                 self.wrote(key, informer, revision)
         self._uncertain.discard(key)
+
+    def _await_arrivals(self, key: K) -> None:
+        """A tenant that came is in some views before it is in the others: not half of it."""
+        arrived = max([informer.arrived for informer in self._gates], default=0)
+        if arrived:
+            for informer in self._gates:
+                self.wrote(key, informer, arrived)
 
     def _is_held(self, key: K) -> bool:
         expected = self._expected.get(key)

@@ -29,6 +29,10 @@ _FOUND_MAX = 200_000
 _MEMBER_BATCHES_MAX = 64
 _PROGRESS_REPEAT_S = 0.5
 _SAFE = ("get", "list")
+# How a watch says where it begins.
+_BEGINNINGS = ("sendInitialEvents", "resourceVersionMatch")
+# A step between two partitions takes a few milliseconds.
+_RESHAPED_PAUSE_S = 0.01
 
 
 @contextlib.asynccontextmanager
@@ -94,7 +98,10 @@ class Dispatcher:
             list_options.check(call.options, watch=False)
         where = home_of(call, scheme.resource(call.gvr), self._upstream)
         if isinstance(where, One):
-            return await self._submit(where.partition, call)
+            reply = await self._submit(where.partition, call)
+            if reply.code == errors.Moved.code and _is_moved(reply):
+                return await self._follow(where.partition, call, reply)
+            return reply
         try:
             # Several questions one after the other, and one deadline for all.
             async with asyncio.timeout(self._limits.call_s):
@@ -106,8 +113,46 @@ class Dispatcher:
         except TimeoutError:
             raise errors.Timeout("the partitions did not answer in time") from None
 
-    def watch(self, call: Call) -> tuple[AsyncIterator[list[WatchEvent]], tuple[str, ...]]:
-        """The events, and the partitions that they come from."""
+    async def _follow(self, partition: str, call: Call, reply: Reply) -> Reply:
+        """Its tenant moves, or moved, and nothing was executed: asks again where it is now."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.call_s):
+                while reply.code == errors.Moved.code and _is_moved(reply):
+                    failure = errors.decode(reply.body)
+                    assert isinstance(failure, errors.Moved)
+                    partition = await self._whereto(partition, failure)
+                    reply = await self._submit(partition, call)
+        return reply
+
+    async def _whereto(self, partition: str, failure: errors.Moved) -> str:
+        tenant = (failure.details or {}).get("tenant", "")
+        if failure.to:
+            self._upstream.moved(tenant, failure.to)
+            return failure.to
+        try:
+            await self._upstream.peer(partition).request("settled", tenant)
+        except errors.Failure:
+            await asyncio.sleep(self._limits.restart_pause_s)
+        return partition
+
+    async def _followed(self, call: Call, places: list[str]) -> AsyncIterator[list[WatchEvent]]:
+        """The watch of one tenant, wherever it is. places: where that is just now."""
+        while True:
+            try:
+                async with closing(self._upstream.peer(places[0]).watch(call)) as events:
+                    async for batch in events:
+                        yield batch
+                return
+            except errors.Moved as failure:
+                places[0] = await self._whereto(places[0], failure)
+                if failure.after:
+                    # It was told everything up to there, its initial state included.
+                    options = {k: v for k, v in call.options.items() if k not in _BEGINNINGS}
+                    options["resourceVersion"] = str(failure.after)
+                    call = replace(call, options=options)
+
+    def watch(self, call: Call) -> tuple[AsyncIterator[list[WatchEvent]], Sequence[str]]:
+        """The events, and the partitions that they come from; that may change."""
         resource = scheme.resource(call.gvr)
         list_options.check(call.options, watch=True)
         match home_of(call, resource, self._upstream):
@@ -116,7 +161,8 @@ class Dispatcher:
             case One(partition) if spans(call, resource):
                 return self._merged(call, resource, (partition,)), (partition,)
             case One(partition) | Search(_, partition, _):
-                return self._upstream.peer(partition).watch(call), (partition,)
+                places = [partition]
+                return self._followed(call, places), places
 
     async def progress(self, partition: str) -> None:
         """Makes the progress watches of a partition say how far they are."""
@@ -187,10 +233,23 @@ class Dispatcher:
         limit = int(options["limit"]) if options.get("limit", "").isdecimal() else 0
         token = options.pop("continue", "")
         options.pop("limit", None)
+        chosen = not token and not _is_chosen(options, limit > 0)
         if token:
             page = merge.decode_page(token, members, newest)
         else:
             page = merge.Page(_list_revision(options, newest, limit > 0), members[0], "")
+        while True:
+            reply = await self._taken(call, options, members, page, limit)
+            if not chosen or reply.code != errors.Expired.code or not _is_reshaped(reply):
+                return reply
+            # Tenants moved while we asked: as it is a moment later.
+            await asyncio.sleep(_RESHAPED_PAUSE_S)
+            page = page._replace(revision=merge.revision_at(self._clock.now()))
+
+    async def _taken(
+        self, call: Call, options: dict[str, str], members: tuple[str, ...], page: merge.Page,
+        limit: int,
+    ) -> Reply:  # fmt: skip
         if limit:
             return await self._page(call, options, members, page, limit)
         asked = replace(call, options=_exactly(options, page.revision))
@@ -352,6 +411,22 @@ def _number(text: str) -> int:
     if not text.isdecimal() or len(text) > 19:
         raise errors.BadRequest(f'Invalid value: "{text}": resourceVersion must be a number')
     return int(text)
+
+
+def _is_moved(reply: Reply) -> bool:
+    return b'"TenantMoved"' in reply.body
+
+
+def _is_reshaped(reply: Reply) -> bool:
+    return b'"TenantsMoved"' in reply.body
+
+
+def _is_chosen(options: dict[str, str], paged: bool) -> bool:
+    """Whether the client says at which revision a merged list is taken."""
+    if options.get("resourceVersion", "") in ("", "0"):
+        return False
+    match = options.get("resourceVersionMatch")
+    return match == "Exact" or (paged and not match)
 
 
 def _list_revision(options: dict[str, str], newest: int, paged: bool) -> int:

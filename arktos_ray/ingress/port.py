@@ -15,6 +15,9 @@ class Upstream(Protocol):
     def owner_of(self, tenant: str) -> str:
         """The tenant partition of that tenant. An unknown tenant has the one it would get."""
 
+    def moved(self, tenant: str, to: str) -> None:
+        """A partition says that this tenant is in that other one now."""
+
     def tenant_uid(self, tenant: str) -> str | None:
         """The uid of the Tenant object, None when no such tenant is known. Tokens name it."""
 

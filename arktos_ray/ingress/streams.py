@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -124,7 +124,7 @@ class Fanout:
 
     def __init__(
         self, call: Call, form: http1.Form, events: AsyncIterator[list[WatchEvent]],
-        partitions: tuple[str, ...], limits: Limits, on_close: Callable[[Fanout], None], *,
+        partitions: Sequence[str], limits: Limits, on_close: Callable[[Fanout], None], *,
         start: int, bookmarks: bool,
     ) -> None:  # fmt: skip
         self._resource = scheme.resource(call.gvr)

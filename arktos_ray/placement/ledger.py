@@ -102,6 +102,10 @@ class Ledger:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def claim_of(self, uid: str) -> Claim | None:
+        entry = self._entries.get(uid)
+        return None if entry is None else entry.claim
+
     def node_of(self, uid: str) -> str:
         entry = self._entries.get(uid)
         return "" if entry is None else entry.claim.node
@@ -138,6 +142,7 @@ class Ledger:
         entry = self._entries.get(claim.uid)
         if entry is not None:
             if entry.claim.node == claim.node and entry.claim.demand == claim.demand:
+                entry.claim = claim  # Its tenant may have moved: then it is of another source.
                 self._confirm(entry)
                 return
             self.release(claim.uid)

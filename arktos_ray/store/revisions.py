@@ -31,3 +31,8 @@ def next_revision(last: int, now_ms: int, partition: int) -> int:
 
 def time_ms(revision: int) -> int:
     return revision >> TIME_SHIFT
+
+
+def partition_of(revision: int) -> int:
+    """The number of the partition that made it."""
+    return (revision >> PARTITION_SHIFT) & PARTITION_MAX

@@ -14,17 +14,31 @@ import asyncio
 import contextlib
 import gc
 import logging
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, NamedTuple
 
-from arktos_ray.api.errors import Failure, Timeout, TooLarge, TooManyRequests, Unavailable
+from arktos_ray.api.calls import ARRIVED, LEFT
+from arktos_ray.api.errors import (
+    Expired,
+    Failure,
+    Moved,
+    Timeout,
+    TooLarge,
+    TooManyRequests,
+    Unavailable,
+    moved,
+)
 from arktos_ray.base.clock import Clock
 from arktos_ray.base.tasks import Tasks
+from arktos_ray.store import moving
+from arktos_ray.store.moving import MOVES, Mark, Step, owner_of
 from arktos_ray.store.mvcc import Table, prefix_of
 from arktos_ray.store.port import Fenced, InDoubt, Log, Row
 from arktos_ray.store.records import Record, encode, restore, row_of
-from arktos_ray.store.revisions import next_revision, time_ms
+from arktos_ray.store.revisions import next_revision, partition_of, time_ms
 from arktos_ray.store.watchcache import Change, HistoryLimits, WatchCache
 
 log = logging.getLogger(__name__)
@@ -52,6 +66,8 @@ COLLECTED_BYTES_MAX = 128 << 20
 _COMPACT_INTERVAL_S = 5.0
 # From here on, not walking what was recovered is worth never looking for cycles in it.
 _FREEZE_ROWS = 50_000
+# Changes of a tenant that wait for its export, 16 bytes each: then it begins again.
+_TAP_ROWS_MAX = 200_000
 
 
 @dataclass(slots=True)
@@ -77,20 +93,25 @@ class Scope(NamedTuple):
 class Subscription:
     """A place in the stream of changes of one resource. Read with `next`; `close` when done."""
 
-    def __init__(self, store: Store, gvr: str, scope: Scope, position: int) -> None:
+    def __init__(
+        self, store: Store, gvr: str, scope: Scope, position: int, moves: bool = False
+    ) -> None:
         self._store = store
         self.gvr, self.scope = gvr, scope
-        self.position = position  # everything up to here was handed out
-        self._waiting: list[Change] = []
+        self.position = self._start = position  # everything up to here was handed out
+        self.moves = moves  # hears of tenants that come and go
+        self._end: Moved | None = None
+        self._waiting: list[Change | Step] = []
         self._bytes = 0
         self._lagging = False  # what comes next is in the history, not here
         self._wake: asyncio.Future[None] | None = None
         self._progress_wanted = False
 
-    def offer(self, change: Change) -> None:
+    def offer(self, change: Change | Step) -> None:
         if self._lagging:
             return
-        self._bytes += len(change.record.body)
+        if not isinstance(change, Step):
+            self._bytes += len(change.record.body)
         if len(self._waiting) >= _BACKLOG_CHANGES_MAX or self._bytes > _BACKLOG_BYTES_MAX:
             self.look_back()
         else:
@@ -103,6 +124,11 @@ class Subscription:
         self._lagging = True
         self.wake()
 
+    def end(self, tenant: str, to: str, revision: int) -> None:
+        """Its tenant is elsewhere: after what waits, `next` says where."""
+        self._end = moved(tenant, to, max(self._start, revision))
+        self.wake()
+
     def ask_progress(self) -> None:
         """Make the next `next` return, even if nothing happened."""
         self._progress_wanted = True
@@ -112,21 +138,33 @@ class Subscription:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
-    def next_nowait(self) -> Sequence[Change]:
-        """What waits; () when nothing does. Raises Expired when it fell behind the history."""
+    def next_nowait(self) -> Sequence[Change | Step]:
+        """What waits; () when nothing does. Raises Expired when it fell behind the history, and
+        Moved when its tenant is elsewhere and all before that was handed out."""
+        changes: Sequence[Change | Step]
+        if self._lagging and self._end is not None:
+            # The past went along with the tenant.
+            raise moved(self.scope.tenant, self._end.to, self.position)
         if self._lagging:
-            past = self._store.history(self.gvr).since(self.position, _CATCH_UP_CHANGES_MAX)
-            found = [change for change in past if in_scope(change, self.scope)]
-            if len(past) == _CATCH_UP_CHANGES_MAX:
-                self.position = past[-1].revision
+            self._store.check_moves(self.position, self.moves)
+            found, end = self._store.past(
+                self.gvr, self.scope, self.position, _CATCH_UP_CHANGES_MAX
+            )
+            if end:
+                self.position = end
                 return found
             self._lagging = False
-            changes: Sequence[Change] = found
+            changes = found
         else:
             changes, self._waiting = self._waiting, []
             self._bytes = 0
-        # Changes of one resource arrive in order, so the store's own revision is safe to claim.
-        self.position = max(self.position, self._store.revision)
+        if self._end is None:
+            # Changes of one resource arrive in order, so the store's own revision is safe to claim.
+            self.position = max(self.position, self._store.revision)
+        elif changes:
+            self.position = changes[-1].revision
+        else:
+            raise self._end
         return changes
 
     @property
@@ -136,7 +174,7 @@ class Subscription:
 
     async def ready(self, timeout_s: float | None = None) -> None:
         """Waits for changes, for the timeout, or until progress is asked for."""
-        if not self._waiting and not self._lagging and not self._progress_wanted:
+        if not (self._waiting or self._lagging or self._progress_wanted or self._end):
             self._wake = asyncio.get_running_loop().create_future()
             handle = None
             if timeout_s is not None:
@@ -150,7 +188,7 @@ class Subscription:
         self._store.check_open()
         self._progress_wanted = False
 
-    async def next(self, timeout_s: float | None = None) -> Sequence[Change]:
+    async def next(self, timeout_s: float | None = None) -> Sequence[Change | Step]:
         """What `ready` waited for; () after the timeout or when progress was asked for."""
         await self.ready(timeout_s)
         return self.next_nowait()
@@ -173,6 +211,39 @@ def in_scope(change: Change, scope: Scope) -> bool:
             previous is not None and previous.node == scope.node
         )
     return True
+
+
+class Tap:
+    """The changes of one tenant as they are published, for its export."""
+
+    def __init__(self) -> None:
+        # (gvr, record); or a revision: up to there it is complete.
+        self.waiting: deque[tuple[str, Record] | int] = deque()
+        self.failure: Failure | None = None
+        self._wake: asyncio.Future[None] | None = None
+
+    def add(self, what: tuple[str, Record] | int) -> None:
+        if len(self.waiting) < _TAP_ROWS_MAX:
+            self.waiting.append(what)
+            self._notify()
+        else:
+            self.close(Unavailable("the tenant changes faster than it can be exported"))
+
+    def close(self, why: Failure) -> None:
+        self.failure = why
+        self._notify()
+
+    def _notify(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    async def wait(self) -> None:
+        """Until something waits. Raises the Failure that closed it."""
+        if not self.waiting and self.failure is None:
+            self._wake = asyncio.get_running_loop().create_future()
+            await self._wake
+        if self.failure is not None:
+            raise self.failure
 
 
 class Store:
@@ -206,6 +277,16 @@ class Store:
         self._subscriptions: dict[tuple[str, Scope], dict[Subscription, None]] = {}
         self._closed: Failure | None = None
         self.commits = self.rows_written = 0
+        # Tenants that move (moving.py).
+        self.marks: dict[str, Mark] = {}
+        self.reshaped = 0  # the newest revision at which a tenant came or went
+        self.on_step: Callable[[Mark, dict[str, list[Record]]], None] = lambda mark, records: None
+        self._tenant_floors: dict[tuple[str, str], int] = {}
+        self._staged: dict[str, dict[int, tuple[str, Record]]] = {}
+        self._arrivals: dict[str, moving.Arrival] = {}
+        self._taps: dict[str, Tap] = {}
+        self._received = False  # the log knows that rows may come in any order
+        self._compacting = asyncio.Lock()
 
     # Life
 
@@ -214,30 +295,48 @@ class Store:
 
         What is recovered is no garbage: the collector would walk it again and again for nothing.
         """
-        self._floors = self._log.floors()
+        floors = self._log.floors()
+        self._floors, self._tenant_floors = moving.split_floors(floors)
+        rows: Iterable[Row] = self._log.replay()
+        if moving.RECEIVED in floors:
+            self._received = True
+            # Rows of tenants that came lie where they came, and may be older than those before
+            # them; and where each tenant stands decides what its rows are, and comes behind them.
+            rows = sorted(rows, key=itemgetter(0))
+            for row in rows:
+                if row.gvr == MOVES:
+                    self._note(restore(row))
         count = 0
         collects = gc.isenabled()
         gc.disable()
         try:
             places: dict[str, tuple[Table, WatchCache]] = {}
             trim_at = 2 * self._limits.changes_max
-            for row in self._log.replay():
+            for row in rows:
                 count += 1
-                gvr = row.gvr
+                gvr, record = row.gvr, restore(row)
+                if gvr == MOVES:
+                    self._note(record)
+                elif self._is_staged(row, record):
+                    continue
                 place = places.get(gvr)
                 if place is None:
                     place = places[gvr] = (self.table(gvr), self.history(gvr))
                 table, history = place
-                record = restore(row)
                 previous = table.load(record)
                 # Else it is a row whose past is already forgotten.
-                if record.revision > history.floor:
+                if record.revision > history.floor and not self._is_forgotten(gvr, record):
                     history.append(Change(record, previous))
                     if count % 1_000 == 0 and len(history) > trim_at:
                         self._trim(gvr, history)
                 self._last = record.revision
             for table in self._tables.values():
                 table.index()
+            for mark in self.marks.values():
+                if mark.state == moving.DEPARTED:
+                    self._remove(mark.tenant)
+                if mark.state not in moving.STAGING:
+                    self.reshaped = max(self.reshaped, mark.revision)
             if count > _FREEZE_ROWS:
                 gc.freeze()
         finally:
@@ -248,6 +347,24 @@ class Store:
         self._last = next_revision(self._last, int(self._clock.now() * 1000), self._partition)
         self.revision = self._recovered = self._last
         return count
+
+    def _is_staged(self, row: Row, record: Record) -> bool:
+        """Whether it is of a tenant that is only about to come."""
+        if not self.marks:
+            return False
+        owner = owner_of(row.gvr, row.path)
+        mark = self.marks.get(owner)
+        if mark is None or mark.state not in moving.STAGING:
+            return False
+        self._staged.setdefault(owner, {})[row.revision] = (row.gvr, record)
+        return True
+
+    def _is_forgotten(self, gvr: str, record: Record) -> bool:
+        """Whether it is of a past that its tenant did not bring along."""
+        if not self._tenant_floors:
+            return False
+        floor = self._tenant_floors.get((gvr, owner_of(gvr, record.path)), 0)
+        return record.revision <= floor
 
     def start(self) -> None:
         self._work = asyncio.Event()
@@ -263,6 +380,8 @@ class Store:
         for group in self._subscriptions.values():
             for subscription in group:
                 subscription.wake()
+        for tap in self._taps.values():
+            tap.close(self._closed)
         self._abort(self._closed)
 
     def check_open(self) -> None:
@@ -422,8 +541,14 @@ class Store:
             return  # Recovering a row whose past is already forgotten.
         change = Change(record, previous)
         history.append(change)
+        if self._taps and gvr != MOVES:
+            tap = self._taps.get(owner_of(gvr, record.path))
+            if tap is not None:
+                tap.add((gvr, record))
         if self._subscriptions:
             self._offer(gvr, change)
+        if gvr == MOVES:
+            self._apply(self._note(record))
 
     # Reading
 
@@ -446,7 +571,7 @@ class Store:
         return self.table(gvr).get(path)
 
     def counts(self) -> dict[str, int]:
-        return {gvr: len(table) for gvr, table in self._tables.items() if len(table)}
+        return {gvr: len(t) for gvr, t in self._tables.items() if len(t) and gvr != MOVES}
 
     async def reach(self, revision: int) -> None:
         """Wait until the state at `revision` is settled: nothing at or below it is to come.
@@ -495,6 +620,7 @@ class Store:
         if revision >= self.revision:
             return table.range(prefix, after)
         # Few changes lie between a recent revision and now: take them back one by one.
+        self.check_past(gvr, prefix.partition("/")[0], revision)
         then: dict[str, Record | None] = {}
         for change in self.history(gvr).since(revision):
             path = change.record.path
@@ -510,13 +636,43 @@ class Store:
 
     # Watching
 
-    def subscribe(self, gvr: str, scope: Scope, revision: int) -> Subscription:
-        """Changes after a revision, from the history first. Raises Expired."""
+    def check_past(self, gvr: str, tenant: str, revision: int) -> None:
+        """Raises Expired when changes after this revision are gone, of a tenant or ("") of all."""
+        self.history(gvr).check(revision)
+        if self._tenant_floors:
+            floor = self._tenant_floors.get((gvr, tenant or moving.WIDE), 0)
+            if revision < floor:
+                raise Expired(f"too old resource version: {revision} ({floor})")
+
+    def check_moves(self, revision: int, moves: bool) -> None:
+        """Raises Expired for who asked for moves and would not hear of one."""
+        if moves and revision < self.reshaped:
+            raise Expired(f"tenants have moved since {revision}")
+
+    def past(
+        self, gvr: str, scope: Scope, revision: int, limit: int | None = None
+    ) -> tuple[list[Change], int]:
+        """The changes after a revision, and how far they go; 0 when these are all.
+
+        Over all tenants: those that were made here. The others are told by who made them.
+        """
+        self.check_past(gvr, scope.tenant, revision)
+        past = self.history(gvr).since(revision, limit)
+        found = [change for change in past if in_scope(change, scope)]
+        if self.reshaped and not scope.tenant:
+            found = [c for c in found if partition_of(c.revision) == self._partition]
+        return found, past[-1].revision if limit is not None and len(past) == limit else 0
+
+    def subscribe(self, gvr: str, scope: Scope, revision: int, moves: bool = False) -> Subscription:
+        """Changes after a revision, from the history first. Raises Expired.
+
+        moves: also the Steps of tenants that come and go.
+        """
         self.check_open()
-        history = self.history(gvr)
-        history.check(revision)
-        subscription = Subscription(self, gvr, scope, revision)
-        if history.newest > revision:
+        self.check_past(gvr, scope.tenant, revision)
+        self.check_moves(revision, moves)
+        subscription = Subscription(self, gvr, scope, revision, moves)
+        if self.history(gvr).newest > revision:
             subscription.look_back()
         self._subscriptions.setdefault((gvr, scope), {})[subscription] = None
         return subscription
@@ -561,6 +717,11 @@ class Store:
 
     async def compact(self) -> None:
         """Forget the past beyond the limits, in memory and in the log."""
+        # One at a time: who comes second may rely on what the first was about to forget.
+        async with self._compacting:
+            await self._compact()
+
+    async def _compact(self) -> None:
         for gvr, history in self._histories.items():
             self._trim(gvr, history)
         now_ms = int(self._clock.now() * 1000)
@@ -568,7 +729,7 @@ class Store:
             # The clock was set back. Revisions that were shown and never logged must not be given
             # out again after a restart: its clock would not know of them.
             self._changed_floors[_HIGH_WATER] = self._noted = self._last
-        if not self._changed_floors:
+        if not self._changed_floors and not self._forgotten:
             return
         revisions, self._forgotten = self._forgotten, []
         floors, self._changed_floors = self._changed_floors, {}
@@ -592,5 +753,198 @@ class Store:
         for change in forgotten:
             if change.previous is not None:
                 self._forgotten.append(change.previous.revision)
-            if change.record.deleted:
+            if change.record.deleted or self._is_gone(gvr, change.record.path):
                 self._forgotten.append(change.record.revision)
+
+    # Tenants that move (moving.py says what the marks mean).
+
+    def put_mark(self, mark: Mark) -> int:
+        """Queue a mark; the revision at which it will count. In force once it is durable."""
+        return self.put(MOVES, moving.mark_path(mark.tenant), mark.body()).revision
+
+    def delete_mark(self, tenant: str) -> None:
+        mark = self.marks.get(tenant)
+        if mark is not None:
+            self.delete(MOVES, moving.mark_path(tenant), mark.body())
+
+    def _note(self, record: Record) -> Mark | None:
+        mark = moving.read_mark(record)
+        if record.deleted:
+            self.marks.pop(mark.tenant, None)
+            return None
+        self.marks[mark.tenant] = mark
+        return mark
+
+    def _apply(self, mark: Mark | None) -> None:
+        """A tenant comes or goes, in one step, at the revision of its mark."""
+        if mark is None or mark.state in moving.STAGING:
+            return
+        self.reshaped = mark.revision
+        if mark.state == moving.HERE:
+            records, kind = self._put_in_place(mark.tenant), ARRIVED
+        else:
+            records, kind = self._remove(mark.tenant), LEFT
+            self._taps.pop(mark.tenant, None)
+        for (gvr, scope), group in self._subscriptions.items():
+            if scope.tenant == mark.tenant and mark.state == moving.DEPARTED:
+                for subscription in group:
+                    subscription.end(mark.tenant, mark.other, mark.revision)
+            elif not scope.tenant:
+                step = Step(kind, mark.revision, records.get(gvr, ()))
+                for subscription in group:
+                    if subscription.moves:
+                        subscription.offer(step)
+        self.on_step(mark, records)
+
+    def _remove(self, tenant: str) -> dict[str, list[Record]]:
+        """Its objects are no more here; its past stays, for those who watch all tenants."""
+        removed: dict[str, list[Record]] = {}
+        for gvr, table in self._tables.items():
+            if gvr == MOVES:
+                continue
+            paths = list(table.paths(f"{tenant}/"))
+            if gvr == moving.TENANTS and table.get(f"//{tenant}") is not None:
+                paths.append(f"//{tenant}")
+            floor = max(self.history(gvr).floor, self._tenant_floors.get((gvr, tenant), 0))
+            for path in paths:
+                record = table.remove(path)
+                assert record is not None
+                removed.setdefault(gvr, []).append(record)
+                if record.revision <= floor and gvr not in self._volatile:
+                    self._forgotten.append(record.revision)
+        return removed
+
+    def _is_gone(self, gvr: str, path: str) -> bool:
+        if not self.marks:
+            return False
+        mark = self.marks.get(owner_of(gvr, path))
+        return mark is not None and mark.state == moving.DEPARTED
+
+    # Out: a snapshot of a tenant, and what follows.
+
+    def tap(self, tenant: str) -> tuple[dict[str, int], list[tuple[str, Record]], Tap]:
+        """Its floors, every row of it that the log needs, and the changes after that."""
+        floors: dict[str, int] = {}
+        rows: list[tuple[str, Record]] = []
+        for gvr, history in self._histories.items():
+            if gvr == MOVES:
+                continue
+            floors[gvr] = max(history.floor, self._tenant_floors.get((gvr, tenant), 0))
+            found: dict[int, Record] = {}
+            for change in history:
+                if owner_of(gvr, change.record.path) == tenant:
+                    for record in (change.previous, change.record):
+                        if record is not None:
+                            found[record.revision] = record
+            table = self.table(gvr)
+            for record in table.range(f"{tenant}/"):
+                found[record.revision] = record
+            own = table.get(f"//{tenant}") if gvr == moving.TENANTS else None
+            if own is not None:
+                found[own.revision] = own
+            rows += [(gvr, record) for record in found.values()]
+        self.untap(tenant, Unavailable("another export of the tenant began"))
+        tap = self._taps[tenant] = Tap()
+        return floors, rows, tap
+
+    def untap(self, tenant: str, why: Failure) -> None:
+        tap = self._taps.pop(tenant, None)
+        if tap is not None:
+            tap.close(why)
+
+    def close_tap(self, tenant: str, revision: int) -> None:
+        """Everything up to that revision was published."""
+        tap = self._taps.get(tenant)
+        if tap is not None:
+            tap.add(revision)
+
+    # In: staged rows, visible to nobody until their mark says that they are here.
+
+    async def clear(self, tenant: str) -> None:
+        """Before rows of a tenant come in: whatever is left here of an earlier time goes.
+
+        Its past goes with it, so that who watches all tenants from before has to list again.
+        """
+        self._arrivals.pop(tenant, None)
+        staged = self._staged.pop(tenant, {})
+        revisions = [r for r, (gvr, _) in staged.items() if gvr not in self._volatile]
+        floors: dict[str, int] = {}
+        for gvr, history in self._histories.items():
+            if gvr == MOVES:
+                continue
+            dropped = history.drop(
+                lambda change, gvr=gvr: owner_of(gvr, change.record.path) == tenant  # type: ignore[misc]
+            )
+            if not dropped:
+                continue
+            newest = dropped[-1].revision
+            self._tenant_floors[gvr, moving.WIDE] = max(
+                newest, self._tenant_floors.get((gvr, moving.WIDE), 0)
+            )
+            if gvr in self._volatile:
+                continue
+            floors[f"{gvr}/{moving.WIDE}"] = self._tenant_floors[gvr, moving.WIDE]
+            for change in dropped:
+                revisions.append(change.record.revision)
+                if change.previous is not None:
+                    revisions.append(change.previous.revision)
+        # Also what was forgotten and still is on disk: the same rows may come back.
+        self._forgotten += revisions
+        self._changed_floors.update(floors)
+        await self.compact()
+        if self._forgotten:
+            raise Unavailable("the log does not take the changes that make room for a tenant")
+
+    async def stage(self, tenant: str, rows: Sequence[Row]) -> None:
+        """Durable when this returns, but of what lives in memory only."""
+        staged = self._staged.setdefault(tenant, {})
+        new = [(row.gvr, restore(row)) for row in rows if row.revision not in staged]
+        durable = [row_of(gvr, record) for gvr, record in new if gvr not in self._volatile]
+        if durable:
+            if not self._received:
+                await self._log.compact((), {moving.RECEIVED: 1})
+                self._received = True
+            await self._log.append(durable)
+        for gvr, record in new:
+            staged[record.revision] = (gvr, record)
+
+    async def complete(self, tenant: str, floors: dict[str, int]) -> None:
+        """All rows are here: keep its floors, and prepare what `here` puts in place."""
+        for gvr, floor in floors.items():
+            key = (gvr, tenant)
+            self._tenant_floors[key] = max(floor, self._tenant_floors.get(key, 0))
+        names = {f"{gvr}/{tenant}": self._tenant_floors[gvr, tenant] for gvr in floors}
+        await self._log.compact((), names)
+        self._prepare(tenant)
+
+    def _prepare(self, tenant: str) -> moving.Arrival:
+        staged = self._staged.get(tenant, {}).values()
+        own = {gvr: self.history(gvr).floor for gvr, _ in staged}
+        prepared = moving.arrival(staged, self._tenant_floors, tenant, own)
+        self._arrivals[tenant] = prepared
+        return prepared
+
+    def staged(self, tenant: str) -> int:
+        return len(self._staged.get(tenant, ()))
+
+    def _put_in_place(self, tenant: str) -> dict[str, list[Record]]:
+        arrival = self._arrivals.pop(tenant, None) or self._prepare(tenant)
+        self._arrivals.pop(tenant, None)
+        self._staged.pop(tenant, None)
+        for gvr, records in arrival.live.items():
+            table = self.table(gvr)
+            for record in records:
+                table.put(record)
+        for gvr, changes in arrival.changes.items():
+            history = self.history(gvr)
+            history.merge(changes)
+            for change in changes:
+                if change.revision > history.floor:
+                    break
+                # The floor has risen since: forgotten like anything that is trimmed.
+                if change.previous is not None:
+                    self._forgotten.append(change.previous.revision)
+                if change.record.deleted:
+                    self._forgotten.append(change.record.revision)
+        self._forgotten += arrival.superfluous
+        return arrival.live

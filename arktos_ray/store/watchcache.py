@@ -9,7 +9,7 @@ Pure: it never waits. `store.py` puts events in and wakes the watchers.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -64,6 +64,30 @@ class WatchCache:
     def newest(self) -> int:
         """The revision of the last change; 0 when there is none."""
         return self._revisions[-1] if len(self) else 0
+
+    def merge(self, changes: Iterable[Change]) -> None:
+        """Take in the past of somebody else, as far as it is not older than the floor."""
+        new = [change for change in changes if change.revision > self.floor]
+        self._put([*self._changes[self._dropped :], *new])
+
+    def drop(self, doomed: Callable[[Change], bool]) -> list[Change]:
+        """Forget these, wherever they are; what was forgotten, oldest first."""
+        kept: list[Change] = []
+        dropped: list[Change] = []
+        for change in self:
+            (dropped if doomed(change) else kept).append(change)
+        if dropped:
+            self._put(kept)
+        return dropped
+
+    def __iter__(self) -> Iterator[Change]:
+        return iter(self._changes[self._dropped :])
+
+    def _put(self, changes: list[Change]) -> None:
+        changes.sort(key=lambda change: change.revision)
+        self._changes, self._dropped = changes, 0
+        self._revisions = [change.revision for change in changes]
+        self._bytes = sum([len(change.record.body) for change in changes])
 
     def since(self, revision: int, limit: int | None = None) -> Sequence[Change]:
         """The changes after the revision, oldest first: all, or the first so many.

@@ -23,6 +23,7 @@ from arktos_ray.api.scheme import Resource
 from arktos_ray.apiserver.partition import Partition
 from arktos_ray.apiserver.turns import SLICE_US
 from arktos_ray.apiserver.views import view_of
+from arktos_ray.store.moving import DEPARTED
 from arktos_ray.store.mvcc import prefix_of
 from arktos_ray.store.records import Record
 
@@ -52,7 +53,7 @@ async def list_objects(partition: Partition, call: Call, resource: Resource) -> 
     revision = store.revision
     if options.get("continue"):
         revision, after = _continued(options["continue"])
-        store.history(resource.gvr).check(revision)
+        store.check_past(resource.gvr, _prefix(call).partition("/")[0], revision)
         if revision > store.revision:
             # Ours, from before a restart that lost nothing but the clock; or nobody's.
             raise errors.Expired(
@@ -65,6 +66,17 @@ async def list_objects(partition: Partition, call: Call, resource: Resource) -> 
         exact = exact or bool(limit and not options.get("resourceVersionMatch"))
         revision = asked if exact else store.revision
     prefix = _prefix(call)
+    is_past = exact or bool(options.get("continue"))
+    if not prefix and (is_past or options.get("moves")):
+        await partition.gate.all_settled()
+        if not is_past:
+            revision = store.revision
+        elif revision < store.reshaped:
+            raise errors.Reshaped(
+                f"tenants have moved since {revision}; list again without a revision"
+            )
+    elif prefix:
+        partition.gate.check(call)  # After the last wait.
     node = _node_only(call, resource)
     if node and revision >= store.revision:
         records: Iterable[Record] = [
@@ -76,11 +88,13 @@ async def list_objects(partition: Partition, call: Call, resource: Resource) -> 
         records = store.range_at(resource.gvr, prefix, after, revision)
     # Of this moment; a record is never changed, so the rest can take its time.
     records = records if isinstance(records, list) else list(records)
+    meta: dict[str, Any] = {"resourceVersion": str(revision)}
+    if store.reshaped and options.get("moves") and call.user.trusted:
+        meta["moves"] = moves_of(partition)
     if match is None:
         chosen = records
     else:
         chosen = await _matching(partition, call, match, records, limit)
-    meta: dict[str, Any] = {"resourceVersion": str(revision)}
     if limit and len(chosen) > limit:
         left = len(chosen) - limit
         chosen = chosen[:limit]
@@ -102,6 +116,13 @@ async def _matching(
         if limit and len(chosen) > limit:
             break
     return chosen
+
+
+def moves_of(partition: Partition) -> dict[str, Any]:
+    """For our own parts: since when the tenants are those that they are, and where others went."""
+    store = partition.store
+    left = {m.tenant: [m.other, m.uid] for m in store.marks.values() if m.state == DEPARTED}
+    return {"since": store.reshaped, "left": left}
 
 
 def select(partition: Partition, call: Call, resource: Resource) -> list[Record]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
+import orjson
+
 from arktos_ray.api import errors, selectors
 from arktos_ray.api.calls import ADDED, BOOKMARK, DELETED, MODIFIED, Call, WatchEvent
 from arktos_ray.api.lanes import cost_of
@@ -20,10 +22,12 @@ from arktos_ray.apiserver.verbs.list import (
     _prefix,
     matcher,
     metadata_only,
+    moves_of,
     rendered_table,
     revision_of,
 )
 from arktos_ray.apiserver.views import view_of
+from arktos_ray.store.moving import Step
 from arktos_ray.store.records import Record, encode
 from arktos_ray.store.store import Scope, Subscription
 from arktos_ray.store.watchcache import Change
@@ -48,6 +52,7 @@ class Watch:
         self._row = None if self._view is None else self._view.body
         self._subscription: Subscription | None = None
         self._said_at = 0.0
+        self._moves = bool(call.options.get("moves")) and call.user.trusted
 
     def ask_progress(self, revision: int) -> None:
         # The others would wake up for nothing, and there may be thousands.
@@ -69,18 +74,23 @@ class Watch:
             )
         if start:
             await store.reach(start)
+        self._partition.gate.check(call)
         from_state = wants_initial or (not start and initial not in ("false", "0"))
         start = start or store.revision
         gvr = self._resource.gvr
+        if from_state and self._moves and not self._prefix:
+            await self._partition.gate.all_settled()
         if from_state:
             # One step of the loop: the state, and everything after it.
             start = store.revision
             state = list(store.table(gvr).range(self._prefix))
-        subscription = store.subscribe(gvr, self._scope(), start)
+        subscription = store.subscribe(gvr, self._scope(), start, self._moves)
         self._subscription = subscription
         progress = bool(options.get("progress"))
         try:
             if from_state:
+                if self._moves and store.reshaped:
+                    yield [WatchEvent(BOOKMARK, 0, "", orjson.dumps(moves_of(self._partition)))]
                 async for piece in self._in_pieces(state):
                     yield piece
                 if wants_initial:
@@ -138,9 +148,13 @@ class Watch:
             return Scope(call.tenant)
         return Scope(call.tenant, namespace if self._resource.namespaced else "", name)
 
-    def _translate(self, changes: Sequence[Change]) -> list[WatchEvent]:
-        match, prefix, view, events = self._match, self._prefix, self._view, []
+    def _translate(self, changes: Sequence[Change | Step]) -> list[WatchEvent]:
+        match, prefix, view = self._match, self._prefix, self._view
+        events: list[WatchEvent] = []
         for change in changes:
+            if isinstance(change, Step):
+                events += self._stepped(change)
+                continue
             record, previous = change.record, change.previous
             if prefix and not record.path.startswith(prefix):
                 continue
@@ -155,6 +169,13 @@ class Watch:
                 record = encode(record.revision, record.path, previous.decode(), deleted=True)
             events.append(self._event(kind, record, change.revision))
         return events
+
+    def _stepped(self, step: Step) -> list[WatchEvent]:
+        """A tenant came or went: its objects, as of just before, and then that this is all."""
+        match = self._match
+        seen = [r for r in step.records if match is None or match(r)]
+        told = [self._event(step.kind, record, step.revision - 1) for record in seen]
+        return [*told, WatchEvent(BOOKMARK, step.revision, "")]
 
     def _event(self, kind: str, record: Record, revision: int) -> WatchEvent:
         accept = self._call.accept

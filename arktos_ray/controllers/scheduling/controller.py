@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from arktos_ray.api.calls import BOOKMARK, DELETED, Peer, WatchEvent
+from arktos_ray.api.calls import BOOKMARK, DELETED, LEFT, Peer, WatchEvent
 from arktos_ray.api.errors import Failure, decode
 from arktos_ray.api.names import Key
 from arktos_ray.base import retry
@@ -453,7 +453,7 @@ class Scheduling:
         loads = orjson.loads
         moved = False
         for event in events:
-            if event.type == DELETED:
+            if event.type in (DELETED, LEFT):
                 moved |= self._pod_gone(event.path)
             elif event.type != BOOKMARK:
                 moved |= self._pod_seen(loads(event.body))
@@ -530,7 +530,7 @@ class Scheduling:
 
     def _namespaces_changed(self, events: list[WatchEvent]) -> None:
         for event in events:
-            if event.type == DELETED:
+            if event.type in (DELETED, LEFT):
                 self._namespace_gone(Key.from_path(event.path))
             elif event.type != BOOKMARK:
                 self._namespace_seen(orjson.loads(event.body))

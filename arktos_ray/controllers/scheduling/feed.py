@@ -28,7 +28,8 @@ class Feed:
     """Lists, then watches, for ever; lists again when told Expired.
 
     on_list is told all paths of the list first, so that it can drop what is gone, then gets the
-    objects in slices as on_object; on_events gets batches as they come.
+    objects in slices as on_object; on_events gets batches as they come, LEFT and ARRIVED among
+    them. What a list lacks was deleted, or its tenant moved away.
     """
 
     def __init__(
@@ -44,6 +45,8 @@ class Feed:
         self._on_list, self._on_object, self._on_events = on_list, on_object, on_events
         self._selectors = selectors
         self._synced = asyncio.Event()
+        self.revision = 0  # how far it has come
+        self.left: dict[str, object] = {}  # tenants that had moved away when it listed
 
     @property
     def is_synced(self) -> bool:
@@ -59,14 +62,14 @@ class Feed:
         while True:
             try:
                 if not revision:
-                    revision = await self._list()
+                    revision = self.revision = await self._list()
                     self._synced.set()
                 async for batch in self._client.watch(
                     self._gvr, **self._selectors, resourceVersion=str(revision),
-                    allowWatchBookmarks="true",
+                    allowWatchBookmarks="true", moves="true",
                 ):  # fmt: skip
                     self._on_events(batch)
-                    revision = max(revision, batch[-1].revision)
+                    revision = self.revision = max(revision, batch[-1].revision)
                     waits = retry.exponential(RETRY_FIRST_S, RETRY_LIMIT_S)
             except Expired:
                 revision = 0
@@ -76,7 +79,9 @@ class Feed:
             await self._clock.sleep(next(waits))
 
     async def _list(self) -> int:
-        objects, revision = await self._client.list(self._gvr, **self._selectors)
+        body = await self._client.listed(self._gvr, **self._selectors, moves="true")
+        objects, revision = body["items"], int(body["metadata"]["resourceVersion"])
+        self.left = (body["metadata"].get("moves") or {}).get("left") or {}
         self._on_list({path_of(obj) for obj in objects})
         for start in range(0, len(objects), LIST_SLICE):
             for obj in objects[start : start + LIST_SLICE]:

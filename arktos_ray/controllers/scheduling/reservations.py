@@ -27,9 +27,10 @@ from typing import Any
 
 import orjson
 
-from arktos_ray.api.calls import BOOKMARK, DELETED, WatchEvent
-from arktos_ray.api.errors import Failure, NotFound, Unavailable, decode
+from arktos_ray.api.calls import BOOKMARK, DELETED, LEFT, WatchEvent
+from arktos_ray.api.errors import Failure, Moved, NotFound, Unavailable, decode
 from arktos_ray.api.names import Key
+from arktos_ray.base import retry
 from arktos_ray.base.clock import Clock
 from arktos_ray.base.tasks import Tasks
 from arktos_ray.client.port import Client, Object, decoded
@@ -44,6 +45,11 @@ log = logging.getLogger(__name__)
 EXPIRY_INTERVAL_S = 15.0
 # Rows in one message of the feed: about 200 KB.
 ROWS_PER_MESSAGE = 2_000
+# How soon somebody is asked about a pod that one partition shows no more: the other one shows it
+# within milliseconds, if its tenant moved there.
+SETTLE_FIRST_S, SETTLE_LIMIT_S = 1.0, 10.0
+# A tenant that moves all the time is asked for again in the next round.
+_HOPS_MAX = 4
 # What takes nothing is not on the books: a finished pod, and a VM that is off on purpose.
 BOUND_PODS = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
 NO_SCHEDULE = "NoSchedule"
@@ -64,6 +70,8 @@ class Reservations:
         self._signatures = Signatures()
         self.demands: dict[Demand, Demand] = {}
         self._waiting: set[asyncio.Event] = set()  # one for each reader of the usage feed
+        self._limbo: dict[str, Claim] = {}  # by uid
+        self._is_sure = False
         self._nodes: set[str] = set()
         self._node_feed = Feed(
             rp_client, "nodes", clock,
@@ -83,6 +91,29 @@ class Reservations:
         for source in self._sources.values():
             source.start(self._tasks)
         self._tasks.start(self._expire(), "reservations: expiry")
+        self._tasks.start(self._make_sure(), "reservations: start")
+
+    async def _make_sure(self) -> None:
+        """A tenant may have left one partition before we listed that, and come to another after we
+        listed this: then its pods are on no book yet."""
+        for name in list(self._founders):
+            await self._sources[name].feed.synced()
+        for name in list(self._founders):
+            waits = retry.exponential(SETTLE_FIRST_S / 10, SETTLE_LIMIT_S)
+            while (source := self._sources.get(name)) is not None and self._has_left():
+                try:
+                    # It answers when whoever was about to come is there.
+                    body = await source.client.listed("pods", limit="1", moves="true")
+                    since = (body["metadata"].get("moves") or {}).get("since", 0)
+                    if source.feed.revision >= since:
+                        break
+                except Failure as failure:
+                    log.info("reservations: %s: %s", name, failure.message)
+                await self._clock.sleep(next(waits))
+        self._is_sure = True
+
+    def _has_left(self) -> bool:
+        return any(source.feed.left for source in self._sources.values())
 
     def add_tenant_partition(self, name: str, client: Client) -> None:
         """One that was added while we run. It holds nothing here: it could not have asked."""
@@ -169,6 +200,8 @@ class Reservations:
             raise Unavailable(f"tenant partition {source} is not known here yet")
         needed = self._founders if source is None else {*self._founders, source}
         missing = [name for name in needed if not self._sources[name].feed.is_synced]
+        if not self._is_sure and not missing and self._has_left():
+            raise Unavailable("reservations are being rebuilt: tenants moved meanwhile")
         if missing or not self._node_feed.is_synced:
             behind = ", ".join(sorted(missing)) or "the nodes"
             raise Unavailable(f"reservations are being rebuilt: waiting for {behind}")
@@ -210,40 +243,86 @@ class Reservations:
 
     async def _release_unbound(self, claims: Iterable[Claim], *, only_overdue: bool) -> None:
         """Asks the TenantPartitions, and releases what is not bound there."""
-        by_source: dict[str, list[Claim]] = {}
-        for claim in claims:
-            by_source.setdefault(claim.source, []).append(claim)
-        for name, group in by_source.items():
-            source = self._sources.get(name)
-            if source is None:
+        for claim, (name, pod) in (await self._look(claims)).items():
+            # In the meantime it may have been bound, released, or reserved elsewhere.
+            if self._ledger.unconfirmed(claim.uid) != claim:
                 continue
-            client = source.client
-            try:
-                replies = await client.write(
-                    [client.calling("get", "pods", Key.from_path(claim.path)) for claim in group]
-                )
-            except Failure as failure:
-                # Nobody knows, so they stay; the next round asks again.
-                log.info("unconfirmed reservations of %s stay: %s", name, failure.message)
-                continue
-            for claim, reply in zip(group, replies, strict=True):
-                # In the meantime it may have been bound, released, or reserved elsewhere.
-                if self._ledger.unconfirmed(claim.uid) != claim:
-                    continue
-                now = self._clock.monotonic()
-                if only_overdue and not self._ledger.is_overdue(claim.uid, now):
-                    continue  # Its scheduler is back and carries on.
-                if not reply.ok:
-                    if isinstance(decode(reply.body), NotFound):
-                        self._ledger.release(claim.uid)
-                    continue
-                pod = decoded(reply)
-                bound = pod["metadata"]["uid"] == claim.uid and pod["spec"].get("nodeName")
-                if bound:
+            if only_overdue and not self._ledger.is_overdue(claim.uid, self._clock.monotonic()):
+                continue  # Its scheduler is back and carries on.
+            if pod is not None and pod["metadata"]["uid"] == claim.uid:
+                source = self._sources.get(name)
+                if pod["spec"].get("nodeName") and source is not None:
                     source.pod_seen(pod)
-                else:
-                    self._ledger.release(claim.uid)
+                    continue
+            self._ledger.release(claim.uid)
         self._tell()
+
+    async def _look(self, claims: Iterable[Claim]) -> dict[Claim, tuple[str, Object | None]]:
+        """Where the pod of each claim is by now, and the pod, None when there is none. Those of
+        which nobody can tell just now are left out."""
+        found: dict[Claim, tuple[str, Object | None]] = {}
+        asking = [(claim.source, claim) for claim in claims]
+        for _ in range(_HOPS_MAX):
+            by_source: dict[str, list[Claim]] = {}
+            for name, claim in asking:
+                by_source.setdefault(name, []).append(claim)
+            asking = []
+            for name, group in by_source.items():
+                source = self._sources.get(name)
+                if source is None:
+                    continue
+                client = source.client
+                try:
+                    replies = await client.write(
+                        [client.calling("get", "pods", Key.from_path(c.path)) for c in group]
+                    )
+                except Failure as failure:
+                    # Nobody knows, so they stay; the next round asks again.
+                    log.info("unconfirmed reservations of %s stay: %s", name, failure.message)
+                    continue
+                for claim, reply in zip(group, replies, strict=True):
+                    refusal = None if reply.ok else decode(reply.body)
+                    if refusal is None:
+                        found[claim] = (name, decoded(reply))
+                    elif isinstance(refusal, NotFound):
+                        found[claim] = (name, None)
+                    elif isinstance(refusal, Moved) and refusal.to:
+                        asking.append((refusal.to, claim))
+        return found
+
+    # Pods that one partition shows no more, and that another may show: their tenant moved.
+
+    def in_limbo(self, claim: Claim) -> None:
+        """They keep their room until somebody has them, or nobody does."""
+        if not self._limbo:
+            self._tasks.start(self._settle(), "reservations: moves")
+        self._limbo[claim.uid] = claim
+
+    def claimed(self, uid: str) -> None:
+        if self._limbo:
+            self._limbo.pop(uid, None)
+
+    async def _settle(self) -> None:
+        waits = retry.exponential(SETTLE_FIRST_S, SETTLE_LIMIT_S)
+        while self._limbo:
+            await self._clock.sleep(next(waits))
+            for claim, (name, pod) in (await self._look(list(self._limbo.values()))).items():
+                if self._limbo.get(claim.uid) != claim:
+                    continue
+                del self._limbo[claim.uid]
+                source = self._sources.get(name)
+                bound = pod is not None and pod["metadata"]["uid"] == claim.uid
+                if pod is not None and bound and source is not None and takes_room(pod):
+                    source.pod_seen(pod)
+                    continue
+                self._ledger.release(claim.uid)
+            self._tell()
+
+
+def takes_room(pod: Object) -> bool:
+    """What BOUND_PODS selects."""
+    phase = (pod.get("status") or {}).get("phase")
+    return bool(pod["spec"].get("nodeName")) and phase not in ("Succeeded", "Failed")
 
 
 class _Source:
@@ -278,6 +357,7 @@ class _Source:
             self._ledger.release(uid)
             return
         self._uids[path] = uid
+        self._owner.claimed(uid)
         # Columns where a partition made them (apiserver/views.py), else the pod itself.
         columns = pod.get("demand")
         demand = self._demand(columns) if columns else self._signatures.signature(spec).demand
@@ -293,7 +373,7 @@ class _Source:
 
     def _listed(self, paths: set[str]) -> None:
         for path in [path for path in self._uids if path not in paths]:
-            self._gone(path)
+            self._left(path)  # Or it was deleted; a look at it tells.
         self._owner._tell()
 
     def _changed(self, events: list[WatchEvent]) -> None:
@@ -301,9 +381,18 @@ class _Source:
         for event in events:
             if event.type == DELETED:
                 self._gone(event.path)
+            elif event.type == LEFT:
+                self._left(event.path)
             elif event.type != BOOKMARK:
                 self.pod_seen(orjson.loads(event.body))
         self._owner._tell()
+
+    def _left(self, path: str) -> None:
+        """It is not here any more; it keeps its room while it may be elsewhere."""
+        uid = self._uids.pop(path, None)
+        claim = None if uid is None else self._ledger.claim_of(uid)
+        if claim is not None and claim.source == self.name:
+            self._owner.in_limbo(claim)
 
     def _gone(self, path: str) -> None:
         uid = self._uids.pop(path, None)

@@ -21,9 +21,9 @@ class Partition:
         self.up = asyncio.Event()
         self._tenants = [{"metadata": {"name": name, "uid": f"uid-{name}"}} for name in tenants]
 
-    async def list(self, gvr: str, **_: str) -> tuple[list[dict[str, Any]], int]:
+    async def listed(self, gvr: str, **_: str) -> dict[str, Any]:
         await self.up.wait()
-        return self._tenants, 1
+        return {"items": self._tenants, "metadata": {"resourceVersion": "1"}}
 
     async def watch(self, gvr: str, **_: str) -> Any:
         await asyncio.Event().wait()

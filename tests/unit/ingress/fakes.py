@@ -155,10 +155,15 @@ class FakeUpstream:
         names += [f"rp-{i}" for i in range(resource_partitions)]
         self.partitions = {name: FakePartition(i) for i, name in enumerate(names)}
         self.uids: dict[str, str] = {"system": "uid-system", "acme": "uid-acme", "b": "uid-b"}
+        self.moves: dict[str, str] = {}
         self.printed: list[bytes] = [b"hello\n", b"world\n"]
 
+    def moved(self, tenant: str, to: str) -> None:
+        self.moves[tenant] = to
+
     def owner_of(self, tenant: str) -> str:
-        return "tp-0" if tenant == "system" else self.tenant_partitions()[-1]
+        other = "tp-0" if tenant == "system" else self.tenant_partitions()[-1]
+        return self.moves.get(tenant, other)
 
     def tenant_uid(self, tenant: str) -> str | None:
         return self.uids.get(tenant)

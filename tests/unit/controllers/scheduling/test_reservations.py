@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from arktos_ray.api.calls import LEFT, WatchEvent
 from arktos_ray.api.errors import Unavailable
 from arktos_ray.placement.ledger import UNCONFIRMED_S
 
@@ -176,3 +177,41 @@ def test_pods_that_vanished_while_history_was_lost_are_released() -> None:
         assert (await cluster.reservations["rp-0"].reserve(claims(("c", "n"))))[0] == [""]
 
     run(story)
+
+
+def test_a_pod_whose_tenant_moved_keeps_its_room_until_its_new_partition_is_asked() -> None:
+    async def story(cluster: Cluster) -> None:
+        cluster.node("n", cpu="2")
+        pod_with_uid(cluster, "a", nodeName="n")
+        await cluster.clock.advance(1)
+        reservations = cluster.reservations["rp-0"]
+        source = reservations._sources["tp-0"]
+        assert len(reservations.ledger) == 1
+        # It is not shown here any more, and not (yet) anywhere else.
+        source._changed([WatchEvent(LEFT, 1, "acme/x/a", b"{}")])
+        assert reservations.ledger.node_of("a") == "n", "nobody said that it is gone"
+        await cluster.clock.advance(5)
+        assert reservations.ledger.node_of("a") == "n", "its partition says that it is bound"
+        source._changed([WatchEvent(LEFT, 1, "acme/x/a", b"{}")])
+        cluster.remove("a")
+        await cluster.clock.advance(5)
+        assert len(reservations.ledger) == 0, "its partition says that it is gone"
+
+    run(story)
+
+
+def test_a_pod_that_arrived_is_of_its_new_partition_and_its_leaving_costs_it_nothing() -> None:
+    async def story(cluster: Cluster) -> None:
+        cluster.node("n", cpu="2")
+        pod_with_uid(cluster, "a", nodeName="n")
+        await cluster.clock.advance(1)
+        reservations = cluster.reservations["rp-0"]
+        reservations._sources["tp-1"].pod_seen(cluster.get("a"))
+        reservations._sources["tp-0"]._changed([WatchEvent(LEFT, 1, "acme/x/a", b"{}")])
+        cluster.remove("a")
+        await cluster.clock.advance(30)
+        claim = reservations.ledger.claim_of("a")
+        assert claim is not None
+        assert claim.source == "tp-1"
+
+    run(story, tps=2)
