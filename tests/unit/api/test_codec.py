@@ -318,7 +318,7 @@ def lol(levels: int, merge: bool) -> bytes:
 @pytest.mark.parametrize(
     "body",
     [
-        lol(10, merge=False), lol(10, merge=True), b"a: &a [*a]", b"a: !!python/object:os.x {}",
+        lol(10, merge=False), b"a: &a [*a]", b"a: !!python/object:os.x {}",
         b"a: b: c", b"a: 1\n---\nb: 2", b"? [a]\n: b", b"a: !!binary aGk=", b"a: !!set {x}",
         b"a: " + b"[" * 500, b"a: " + b"9" * 5_000, b"a: 99999999999999999999999",
         b"x: &x y\nl: [" + b"*x," * 5_000 + b"]", b"a: 0b_", b"\x00", b"a: *nobody",
@@ -327,6 +327,15 @@ def lol(levels: int, merge: bool) -> bytes:
 def test_hostile_yaml_is_refused(body: bytes) -> None:
     with pytest.raises(BadRequest):
         codec.decode_object(body, "application/yaml", CONFIG_MAP)
+
+
+def test_keys_that_are_merged_again_and_again_do_not_grow() -> None:
+    """Refused by us, or merged once by a PyYAML that knows of it (6.0.4)."""
+    try:
+        decoded = codec.decode_object(lol(10, merge=True), "application/yaml", CONFIG_MAP)
+    except BadRequest:
+        return
+    assert len(orjson.dumps(decoded.obj)) < 1_000
 
 
 @given(body=st.binary(max_size=60) | st.text(alphabet="ab:{}[]&*<-'\"\n #!?|>%@,1.", max_size=60))
@@ -339,7 +348,7 @@ def test_no_body_raises_anything_but_a_failure(body: bytes | str) -> None:
 
 
 JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(max_size=5),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
