@@ -10,14 +10,19 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from arktos_ray import bootstrap
-from arktos_ray.actors.cast import Actor, common_spec
-from arktos_ray.actors.part import Part
-from arktos_ray.base.places import Places
+from arktos_ray.actors.cast import Actor
+from arktos_ray.actors.part import Part, Spec, Surroundings
+from arktos_ray.actors.supervisor import Supervisor
+from arktos_ray.actors.topology import topology_store
 from arktos_ray.config import Config
+from arktos_ray.tenancy.topology import Topology
 
 
 class Standin(Part):
@@ -38,25 +43,35 @@ class Standin(Part):
         return await super().request(method, payload)
 
 
+def cast(standins: Mapping[str, Any], topology: Topology) -> list[Actor]:
+    """So many of them, whatever the topology says."""
+    common = {**standins["common"], "topology": topology.pack(), "fails": standins["fails"]}
+    return [
+        Actor(name, "tenant partition", "standins:Standin", {**common, "name": name})
+        for name in (f"tp-{i + 1}" for i in range(standins["count"]))
+    ]
+
+
+def supervisor(spec: Spec, surroundings: Surroundings) -> Supervisor:
+    """The real one, with another cast."""
+    from arktos_ray.actors.cluster import RayFleet
+
+    store = topology_store(spec)
+    return Supervisor(spec, surroundings, RayFleet(spec), store, partial(cast, spec["standins"]))
+
+
 def main() -> int:
     home, count = Path(sys.argv[1]), int(sys.argv[2])
-    fails = sys.argv[3:] == ["fails"]
+    real = bootstrap.supervisor_actor
+    standins = {"count": count, "fails": sys.argv[3:] == ["fails"]}
 
-    def cast(
-        config: Config, places: Places, *, node: str | None, own_containerd: bool = False
-    ) -> list[Actor]:
-        common = common_spec(config, places, ["tp-1"], ["rp-1"])
-        return [
-            Actor(
-                f"tp-{i + 1}",
-                "tenant partition",
-                "standins:Standin",
-                {**common, "name": f"tp-{i + 1}", "fails": fails},
-            )
-            for i in range(count)
-        ]
+    def supervisor_actor(*arguments: Any) -> Actor:
+        made = real(*arguments)
+        own = {"standins": {**standins, "common": made.spec["settings"]["common"]}}
+        return replace(made, make="standins:supervisor", spec={**made.spec, **own})
 
-    bootstrap.cast = cast
+    bootstrap.supervisor_actor = supervisor_actor
+    bootstrap.cast = lambda given, topology: cast({**standins, **given}, topology)
     config = Config.model_validate(
         {
             "data-dir": home, "dashboard": False, "port": bootstrap.free_port(0),
