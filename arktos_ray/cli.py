@@ -502,17 +502,26 @@ def tenant_create(name: str, data_dir: Path, output: Path) -> None:
 @_home_option
 def tenant_move(name: str, to: str, data_dir: Path) -> None:
     """Tenant NAME is served by partition TO from then on; those who use it do not notice."""
-    asked = {"operation": "tenant-move", "tenant": name, "to": to}
-    source = _operate(data_dir, asked)["from"]
-    while True:
-        found = _operate(data_dir, {"operation": "tenant-moves"})["moves"]
-        move = next((m for m in found if m["tenant"] == name and m["to"] == to), None)
-        if move is not None and move["state"] == "here":
-            break
-        if move is not None and move["state"] in ("failed", "cancelled"):
-            raise click.ClickException(f"it stays in {source}: {move['failure'] or move['state']}")
-        time.sleep(0.2)
-    click.echo(f"tenant {name} moved from {source} to {to}; writes waited {move['paused_ms']} ms")
+    source, paused_ms = _move(data_dir, name, to)
+    click.echo(f"tenant {name} moved from {source} to {to}; writes waited {paused_ms} ms")
+
+
+def _move(data_dir: Path, name: str, to: str) -> tuple[str, float]:
+    """Where it was, and for how many milliseconds its writes waited. Ends when it cannot be."""
+    source = _operate(data_dir, {"operation": "tenant-move", "tenant": name, "to": to})["from"]
+    with _steps() as show:
+        while True:
+            found = _operate(data_dir, {"operation": "tenant-moves"})["moves"]
+            move = next((m for m in found if m["tenant"] == name and m["to"] == to), None)
+            if move is not None and move["state"] == "here":
+                show(None)
+                return source, move["paused_ms"]
+            if move is not None and move["state"] in ("failed", "cancelled"):
+                show(None)
+                _fail(f"{name} stays in {source}: {move['failure'] or move['state']}")
+            copied = move["objects"] if move is not None else 0
+            show({"begin": f"moving {name}: {copied} objects copied"})
+            time.sleep(0.2)
 
 
 @tenant.command("list")
@@ -672,12 +681,31 @@ def partition_add(kind: str, data_dir: Path, zone: str | None, storage: str | No
 @click.argument("name")
 @_home_option
 @click.option("--undo", is_flag=True, help="It takes what is new again.")
-def partition_drain(name: str, data_dir: Path, undo: bool) -> None:
+@click.option("--move", is_flag=True, help="Also move its tenants to the other partitions.")
+def partition_drain(name: str, data_dir: Path, undo: bool, move: bool) -> None:
     """NAME takes no new tenants, or nodes. What it has stays until it is moved or deleted."""
-    asked = {"operation": "partition-drain", "name": name, "back": undo}
-    _operate(data_dir, asked)
+    _operate(data_dir, {"operation": "partition-drain", "name": name, "back": undo})
     _wait_settled(data_dir)
     click.echo(f"{name} {'takes what is new again' if undo else 'is drained'}")
+    if move and not undo:
+        _move_away(data_dir, name)
+
+
+def _move_away(data_dir: Path, name: str) -> None:
+    """Each of its tenants to the partition that has fewest. To be interrupted, and begun again."""
+    rows = _operate(data_dir, {"operation": "topology"})["partitions"]
+    taking = [r["name"] for r in rows if r["kind"] == "tenant" and r["state"] == "active"]
+    homes = _operate(data_dir, {"operation": "tenant-homes"})["homes"]
+    if name not in homes:
+        _fail(f"{name} has no tenants to move", "nodes stay in their resource partition")
+    leaving = homes[name]
+    for number, tenant_name in enumerate(leaving, 1):
+        to = min(taking, key=lambda each: len(homes[each]))
+        _, paused_ms = _move(data_dir, tenant_name, to)
+        homes[to].append(tenant_name)
+        click.echo(
+            f"  {number}/{len(leaving)}  {tenant_name} is in {to}; writes waited {paused_ms} ms"
+        )
 
 
 @partition.command("remove")

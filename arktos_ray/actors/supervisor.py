@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 # Counters in `stats` that are told as rates as well.
 _RATES = ("calls", "commits", "rows", "requests", "writes", "placed", "bound", "events")
 _RATE_WINDOW_S = 5.0
+# Watches over all tenants that lag still read in a partition what its tenants did before they left.
+_PAST_S = 10.0
 # An actor of a machine that is not there any more keeps `arktos status` waiting no longer.
 _FOOTPRINT_DEADLINE_S = 1.0
 
@@ -302,11 +305,18 @@ class Supervisor(Part):
         count = (stats.get("objects") or {}).get(left, 0)
         if count:
             hint = (
-                "move or delete them first: arktos tenant list, arktos tenant move"
+                f"move them first: arktos partition drain {name} --move"
                 if row.kind == "tenant"
                 else "stop their agents and delete them first: kubectl delete node"
             )
             raise Conflict(f"{name} still has {count} {left}; {hint}")
+        left_s = self.clock.now() - (stats.get("reshaped", 0) >> 19) / 1000
+        if left_s < _PAST_S:
+            wait_s = math.ceil(_PAST_S - left_s)
+            raise Unavailable(
+                f"tenants left {name} a moment ago, and who watches them still reads there; "
+                f"try again in {wait_s} s"
+            )
         # It takes nothing new, so it is empty for good.
         await self._stop_for_good([f"scheduler-{name}", name])
         await self._change(topology)

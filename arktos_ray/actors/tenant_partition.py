@@ -103,7 +103,7 @@ class TenantPartition(Part):
         self._log.close()
 
     async def stats(self) -> dict[str, Any]:
-        return {**self.server.stats(), "epoch": self._log.epoch}
+        return {**self.server.stats(), "epoch": self._log.epoch, "reshaped": self.store.reshaped}
 
     async def call(self, calls: Sequence[Call]) -> list[Reply]:
         return await self.server.call(calls)
