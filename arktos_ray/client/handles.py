@@ -137,8 +137,8 @@ class AsyncObjects:
         """delete_options: gracePeriodSeconds, propagationPolicy, preconditions, ..."""
         await self._client.delete(self._gvr, self._key(name), **delete_options)
 
-    # Many at once: one message, and one commit for what reaches a partition together. A refusal
-    # concerns its object only.
+    # Many at once: over Ray one message, decided in order; over HTTP requests side by side. What
+    # reaches a partition together shares a commit. A refusal concerns its object only.
 
     async def create_many(self, bodies: Iterable[Body]) -> Many:
         """One answer for each, in order. 1,000 config maps: 0.1 s of CPU over all processes."""

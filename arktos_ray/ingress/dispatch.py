@@ -375,7 +375,7 @@ class _MergedWatch:
                     await self._arrived.put((name, batch))
             failure = None
         except Closed:
-            return
+            failure = None  # It was ended, in order or by another member.
         except errors.Failure as error:
             failure = error
         finally:
