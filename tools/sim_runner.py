@@ -35,7 +35,7 @@ EXPECTED = (
     "connection lost before a frame", "connection lost after a frame", "network cut", "frame late",
     "clock step forward", "clock step back", "disk full", "disk fails", "disk slow",
     "start refused", "node fails", "resource partition away for long", "watch resumed",
-    "relist after Expired", "list expired between pages", "informer relisted after Expired",
+    "relist after Expired", "list expired between pages", "informer began anew after Expired",
     "feed relisted after Expired", "reservation refused", "reservation without an answer",
     "reservation found after a lost answer", "reservation overdue", "bind without an answer",
     "bind refused", "usage feed broken", "controller retried", "node silent", "evicted",

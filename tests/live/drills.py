@@ -158,7 +158,7 @@ class Load:
         self._writing = threading.Event()
         self._idle = Counter[str]()
         self._work: list[Future[None]] = []
-        self._sentinels = 0
+        self._sentinels = self._refusals = 0
         self.written: dict[tuple[str, str], Written] = {}
         self.watched: dict[str, Watched] = {}
         self.surprises: list[str] = []
@@ -320,7 +320,10 @@ class Load:
 
     def refusal(self) -> Failure | None:
         """What a write is answered with now; None when it is taken."""
-        change = {"metadata": {"labels": {"drill": "x" * 63}}}
+        # Each another: what changes nothing is not written. And large: a log goes on for a while
+        # in space that it has already.
+        self._refusals += 1
+        change = {"metadata": {"annotations": {"drill": str(self._refusals % 10) * 200_000}}}
         try:
             self.run(self._clients["acme"].patch("deployments.apps", _web("acme"), change))
         except Failure as failure:

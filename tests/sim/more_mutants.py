@@ -196,31 +196,28 @@ def a_lost_connection_ends_no_stream(patch: Patch) -> None:
 # Views
 
 
-def informer_does_not_list_again_after_expired(patch: Patch) -> None:
-    real = Informer._replace
+def informer_does_not_begin_anew_after_expired(patch: Patch) -> None:
+    real = Informer._initial
 
-    def replace(self: Informer, objects: list[Any], revision: int) -> None:
-        if self.is_synced:
-            self._seen(revision)
-        else:
-            real(self, objects, revision)
+    def initial(self: Informer, batch: list[Any], present: set[Any]) -> tuple[list[Any], bool]:
+        if not self.is_synced:
+            return real(self, batch, present)
+        for number, event in enumerate(batch):
+            if event.initial_end:
+                self._seen(event.revision)
+                return batch[number + 1 :], True
+        return [], False
 
-    patch.setattr(Informer, "_replace", replace)
+    patch.setattr(Informer, "_initial", initial)
 
 
-def informer_loses_deletions_when_it_lists_again(patch: Patch) -> None:
-    real = Informer._replace
+def informer_loses_deletions_when_it_begins_anew(patch: Patch) -> None:
+    real = Informer._initial
 
-    def replace(self: Informer, objects: list[Any], revision: int) -> None:
-        here = {(o["metadata"].get("namespace"), o["metadata"]["name"]) for o in objects}
-        kept = [
-            o
-            for o in self.index
-            if (o["metadata"].get("namespace"), o["metadata"]["name"]) not in here
-        ]
-        real(self, [*objects, *kept], revision)
+    def initial(self: Informer, batch: list[Any], present: set[Any]) -> tuple[list[Any], bool]:
+        return real(self, batch, present | set(self.index.keys()))
 
-    patch.setattr(Informer, "_replace", replace)
+    patch.setattr(Informer, "_initial", initial)
 
 
 def feed_loses_deletions_when_it_lists_again(patch: Patch) -> None:
@@ -349,8 +346,8 @@ UNNOTICED: list[tuple[Callable[[Patch], None], Story, int]] = [
     (scheduler_sleeps_over_binds_that_failed, region.play, _SEEDS),
     (scheduler_never_asks_what_it_holds, region.play, _SEEDS),
     (credit_is_not_heard_of, consistency.play, _SEEDS),
-    (informer_does_not_list_again_after_expired, forgetful, _SEEDS),
-    (informer_loses_deletions_when_it_lists_again, forgetful, _SEEDS),
+    (informer_does_not_begin_anew_after_expired, forgetful, _SEEDS),
+    (informer_loses_deletions_when_it_begins_anew, forgetful, _SEEDS),
     (feed_loses_deletions_when_it_lists_again, forgetful, _SEEDS),
     (the_epoch_is_not_compared, fencing.play, _SEEDS),
     (nodes_are_judged_while_nobody_can_hear_them, long_day, _SEEDS),

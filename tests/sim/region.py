@@ -554,17 +554,18 @@ def play(seed: int, *, like: str = "") -> Played:
 
 
 def _count_relists(patch: pytest.MonkeyPatch, counts: Counter[str]) -> None:
-    replacing, listing = Informer._replace, Feed._list
+    beginning, listing = Informer._initial, Feed._list
 
-    def replace(self: Informer, objects: list[Any], revision: int) -> None:
-        if self.is_synced:
-            counts["informer relisted after Expired"] += 1
-        replacing(self, objects, revision)
+    def initial(self: Informer, batch: list[Any], present: set[Any]) -> tuple[list[Any], bool]:
+        known = self.is_synced
+        rest, listed = beginning(self, batch, present)
+        counts["informer began anew after Expired"] += known and listed
+        return rest, listed
 
     async def listed(self: Feed) -> int:
         if self.is_synced:
             counts["feed relisted after Expired"] += 1
         return await listing(self)
 
-    patch.setattr(Informer, "_replace", replace)
+    patch.setattr(Informer, "_initial", initial)
     patch.setattr(Feed, "_list", listed)

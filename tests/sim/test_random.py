@@ -19,7 +19,7 @@ REACHED = (
     "crash", "crash during recovery", "stall", "stall with replacement", "network cut",
     "clock step forward", "clock step back", "disk full", "disk fails", "node fails",
     "connection lost after a frame", "watch resumed", "relist after Expired",
-    "informer relisted after Expired", "bind refused",
+    "informer began anew after Expired", "bind refused",
 )  # fmt: skip
 
 
