@@ -69,7 +69,7 @@ async def measure(
 
 @click.command(help=__doc__, context_settings={"max_content_width": 100})
 @click.option("--count", type=int, default=50_000, show_default=True)
-@click.option("--batch", type=int, default=500, show_default=True)
+@click.option("--batch", type=int, default=250, show_default=True)
 @click.option("--at-once", type=int, default=4, show_default=True)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="As in arktos.yaml.")
 def main(count: int, batch: int, at_once: int, settings: tuple[str, ...]) -> None:

@@ -21,7 +21,7 @@ import arktos_ray
 from arktos_ray.base import processes
 from arktos_ray.testing.load import pod
 
-_BATCH = 1_000
+_BATCH = 250
 _AT_ONCE = 4
 _DEADLINE_S = 300.0
 
@@ -31,7 +31,7 @@ async def fill(directory: Any, tenant: str, count: int) -> float:
     region = await arktos_ray.aconnect(directory, transport="ray")
     try:
         pods = region.tenant(tenant, "bench").pods
-        body = pod("x", cpu="1m", memory="1Mi")
+        body = pod("x")
         numbers = iter(range(0, count, _BATCH))
         begun = time.monotonic()
         with progress() as bars:

@@ -39,8 +39,8 @@ from arktos_ray.client.port import Client, decoded
 
 T = TypeVar("T")
 Body = Model | Mapping[str, Any]
-# Calls of one message: about 2 MB of pods.
-_MANY = 1_000
+# Calls of one message: as many as an ingress sends to a partition at once, about 0.5 MB of pods.
+_MANY = 250
 _USER = User("arktos-python", SYSTEM_TENANT, ("system:masters",))
 
 
