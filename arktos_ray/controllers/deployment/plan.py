@@ -629,7 +629,7 @@ def _progress(
         if reason not in ("DeploymentPaused", TIMED_OUT):
             put("Progressing", "Unknown", "DeploymentPaused", "Deployment is paused")
         return None
-    if created:
+    if created and not is_complete(deployment, counters):
         put("Progressing", "True", "NewReplicaSetCreated",
             f'Created new replica set "{created}"', renew=True)  # fmt: skip
         return deadline
