@@ -1,6 +1,6 @@
 """Events: what a controller did, for `kubectl describe`.
 
-Best effort: the reply of an Event is never looked at, nobody waits for it, and those of some tenths
+Best effort: the reply of an Event is never looked at, nobody waits for it, and those of a quarter
 of a second are written together: alone, each costs its partition a commit and two wake-ups, which
 is as much as what it tells of. One Event per batch of like actions, so a rollout of 3,000 pods
 writes a dozen of them.
@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 
 Object = dict[str, Any]
 
-# How long an Event waits for others. Nobody looks at Events of the last tenth of a second.
-GATHER_S = 0.1
+# How long an Event waits for others. Nobody looks for Events of the last moment.
+GATHER_S = 0.25
 # Of one write: half a MB.
 BATCH_MAX = 500
 # Events that wait, of 1 KB each. Beyond that the newest are dropped.

@@ -115,7 +115,7 @@ class Assignment:
         self._shelves = {s: Shelf(s, pods, nodes) for s, pods in sizes.items()}
         # After the shelves: a new kind of resource may have added a column.
         height = nodes.height
-        # The table's own until a pod took room and others follow: copying 60,000 nodes takes 0.3 ms.
+        # The table's own until a pod took room and others follow: a copy of 60,000 nodes is 0.3 ms.
         self.free = nodes.free[:, :height]
         self._is_copy = False
         self._pods_left = sum(sizes.values())

@@ -63,9 +63,7 @@ class Deployments(Controller):
     def _deployment_changed(self, old: Object | None, new: Object | None) -> None:
         if new is None:
             assert old is not None
-            key = key_of(old)
-            for kept in (self._status_due, self._created, self._said):
-                kept.pop(key, None)
+            self._forget(key_of(old))
             return
         key = key_of(new)
         said = self._said.pop(key, None)
@@ -81,17 +79,24 @@ class Deployments(Controller):
                 if key in self._deployments.index:
                     # Of one ReplicaSet only the status follows; among several, the next step.
                     alone = self._sets.index.count(controllers, ref["uid"]) <= 1
-                    self._loop.wake(key, STATUS_S if alone else SETTLE_S)
+                    now = self._clock.monotonic()
+                    due = self._status_due.setdefault(key, now + STATUS_S)
+                    self._loop.wake(key, max(due - now, SETTLE_S) if alone else SETTLE_S)
         if new is not None and owners.controller_of(new) is None:
             place = (new["metadata"]["tenant"], new["metadata"]["namespace"])
             for each in self._deployments.index.by(namespaces, place):
                 if planning.claim(each, (), (new,))[0]:
                     self._loop.wake(key_of(each))
 
+    def _forget(self, key: Key) -> None:
+        for kept in (self._status_due, self._created, self._said):
+            kept.pop(key, None)
+
     async def reconcile(self, key: Key) -> float | None:
         """Take every step of a rollout that is safe now, else bring the status up to date."""
         deployment = self._deployments.index.get(key)
         if deployment is None:
+            self._forget(key)
             return None  # Deleted. Its ReplicaSets are the garbage collector's to remove.
         if not (deployment["spec"].get("selector") or {}):
             return None  # It would take every ReplicaSet of its namespace. Validation refuses it.
@@ -112,7 +117,10 @@ class Deployments(Controller):
         if not steps:
             return await self._report_later(key, deployment, owned, revision)
         await self._carry_out(key, deployment, owned, steps)
-        return SETTLE_S
+        due = self._status_due.setdefault(key, self._clock.monotonic() + STATUS_S)
+        if len(owned) > 1:
+            return SETTLE_S
+        return max(due - self._clock.monotonic(), SETTLE_S)
 
     async def _claim(
         self, key: Key, deployment: Object, adopt: list[Object], release: list[Object]
@@ -246,6 +254,10 @@ class Deployments(Controller):
         self, key: Key, deployment: Object, owned: list[Object], revision: str
     ) -> float | None:
         """The status, and the revision if it is another ("": it is not); when it is time."""
+        now = self._clock.monotonic()
+        due = self._status_due.get(key)
+        if due is not None and now < due:
+            return due - now
         status, wait = planning.status(
             deployment, owned, self._clock.now(), created=self._created.get(key, "")
         )
@@ -253,10 +265,9 @@ class Deployments(Controller):
             self._created.pop(key, None)
             self._status_due.pop(key, None)
             return wait
-        now = self._clock.monotonic()
-        due = self._status_due.setdefault(key, now + STATUS_S)
-        if now < due:
-            return due - now
+        if due is None:
+            self._status_due[key] = now + STATUS_S
+            return STATUS_S
         body = {**deployment, "status": status}
         if revision:
             meta = deployment["metadata"]

@@ -32,7 +32,7 @@ SCHEDULED_MAX = 50_000
 # One commit. Large enough to be cheap, small enough not to stand in the way of a bind.
 BATCH_MAX = 500
 # How long the first of a batch waits for others.
-GATHER_S = 0.1
+GATHER_S = 0.25
 RETRY_FIRST_S, RETRY_LIMIT_S = 0.1, 5.0
 # A batch that fails this often is dropped: 10 s in all.
 TRIES_MAX = 6
