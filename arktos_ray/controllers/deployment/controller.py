@@ -32,6 +32,10 @@ API_VERSION, KIND = "apps/v1", "Deployment"
 
 # ReplicaSets report in bursts (status of the old, of the new): look at both at once.
 SETTLE_S = 0.005
+# A status is written that long after it first differs, and the revision with it. What is created
+# has often started by then, and one write says so: each costs as much as a pod. Steps of a rollout
+# do not wait for it.
+STATUS_S = 0.1
 
 
 class Deployments(Controller):
@@ -44,15 +48,27 @@ class Deployments(Controller):
             NAME, self.reconcile, parts.clock, parts.tasks,
             workers=5, gates=(self._deployments, self._sets),
         )  # fmt: skip
+        self._events = events.Recorder(self._client, parts.clock, parts.tasks)
+        self._status_due: dict[Key, float] = {}
+        # The name of a ReplicaSet that was made, until a status says so.
+        self._created: dict[Key, str] = {}
+        # What we wrote last, until the view shows it.
+        self._said: dict[Key, Object] = {}
         self._deployments.on_change(self._deployment_changed)
         self._sets.on_change(self._set_changed)
 
     def start(self) -> None:
         self._loop.start()
 
-    def _deployment_changed(self, _: Object | None, new: Object | None) -> None:
-        if new is not None:
-            self._loop.wake(key_of(new))
+    def _deployment_changed(self, old: Object | None, new: Object | None) -> None:
+        if new is None:
+            assert old is not None
+            self._forget(key_of(old))
+            return
+        key = key_of(new)
+        said = self._said.pop(key, None)
+        if said is None or not _same(said, new):
+            self._loop.wake(key)
 
     def _set_changed(self, old: Object | None, new: Object | None) -> None:
         for each in (old, new):
@@ -61,17 +77,26 @@ class Deployments(Controller):
                 meta = each["metadata"]
                 key = Key(meta["tenant"], meta["namespace"], ref["name"])
                 if key in self._deployments.index:
-                    self._loop.wake(key, SETTLE_S)
+                    # Of one ReplicaSet only the status follows; among several, the next step.
+                    alone = self._sets.index.count(controllers, ref["uid"]) <= 1
+                    now = self._clock.monotonic()
+                    due = self._status_due.setdefault(key, now + STATUS_S)
+                    self._loop.wake(key, max(due - now, SETTLE_S) if alone else SETTLE_S)
         if new is not None and owners.controller_of(new) is None:
             place = (new["metadata"]["tenant"], new["metadata"]["namespace"])
             for each in self._deployments.index.by(namespaces, place):
                 if planning.claim(each, (), (new,))[0]:
                     self._loop.wake(key_of(each))
 
+    def _forget(self, key: Key) -> None:
+        for kept in (self._status_due, self._created, self._said):
+            kept.pop(key, None)
+
     async def reconcile(self, key: Key) -> float | None:
         """Take every step of a rollout that is safe now, else bring the status up to date."""
         deployment = self._deployments.index.get(key)
         if deployment is None:
+            self._forget(key)
             return None  # Deleted. Its ReplicaSets are the garbage collector's to remove.
         if not (deployment["spec"].get("selector") or {}):
             return None  # It would take every ReplicaSet of its namespace. Validation refuses it.
@@ -82,10 +107,20 @@ class Deployments(Controller):
             await self._claim(key, deployment, adopt, release)
             return 0.001  # With the ReplicaSets as they are then; the gate waits for them.
         actions = planning.plan(deployment, owned)
-        if not actions:
-            return await self._report(key, deployment, owned)
-        await self._carry_out(key, deployment, owned, actions)
-        return SETTLE_S
+        revision = ""
+        steps: list[Action] = []
+        for action in actions:
+            if isinstance(action, SetRevision):
+                revision = action.revision
+            else:
+                steps.append(action)
+        if not steps:
+            return await self._report_later(key, deployment, owned, revision)
+        await self._carry_out(key, deployment, owned, steps)
+        due = self._status_due.setdefault(key, self._clock.monotonic() + STATUS_S)
+        if len(owned) > 1:
+            return SETTLE_S
+        return max(due - self._clock.monotonic(), SETTLE_S)
 
     async def _claim(
         self, key: Key, deployment: Object, adopt: list[Object], release: list[Object]
@@ -112,16 +147,13 @@ class Deployments(Controller):
         self, key: Key, deployment: Object, owned: list[Object], actions: list[Action]
     ) -> None:
         create = next((a for a in actions if isinstance(a, CreateReplicaSet)), None)
-        created = ""
         if create is not None:
-            created = await self._create(key, deployment, owned, create)
+            self._created[key] = await self._create(key, deployment, owned, create)
         calls: list[Call] = []
-        notes: list[Call] = []
         for action in actions:
             match action:
                 case Scale():
                     calls.append(self._scaling(action))
-                    notes += self._note_of(deployment, action)
                 case DeleteReplicaSet(replica_set):
                     calls.append(
                         self._client.deleting(
@@ -135,29 +167,12 @@ class Deployments(Controller):
                     )  # fmt: skip
         replies = await self._client.write(calls)
         self._loop.wrote(key, self._sets, written(replies))
-        deployment = await self._annotate(key, deployment, actions)
-        if created:
-            await self._report(key, deployment, owned, created=created)
-        await self._client.write(notes)
+        for action in actions:
+            if isinstance(action, Scale):
+                self._note_scaling(deployment, action)
         for reply in replies:
             if not reply.ok and not isinstance(refusal := errors.decode(reply.body), NotFound):
                 raise refusal
-
-    async def _annotate(self, key: Key, deployment: Object, actions: list[Action]) -> Object:
-        """The Deployment as it is after that."""
-        for action in actions:
-            if isinstance(action, SetRevision):
-                patch = {
-                    "metadata": {
-                        "uid": deployment["metadata"]["uid"],
-                        "annotations": {planning.REVISION: action.revision},
-                    }
-                }
-                made = await self._client.patch("deployments.apps", key, patch)
-                revision = int(made["metadata"]["resourceVersion"])
-                self._loop.wrote(key, self._deployments, revision)
-                deployment = made
-        return deployment
 
     async def _create(
         self, key: Key, deployment: Object, owned: list[Object], action: CreateReplicaSet
@@ -178,7 +193,7 @@ class Deployments(Controller):
             self._loop.wrote(key, self._sets, written([reply]))
             size = planning.wanted(body)
             note = f"Scaled up replica set {name} from 0 to {size}"
-            await self._client.write([self._note(deployment, "ScalingReplicaSet", note)])
+            self._note(deployment, "ScalingReplicaSet", note)
             return name
         failure = errors.decode(reply.body)
         if isinstance(failure, AlreadyExists):
@@ -194,9 +209,7 @@ class Deployments(Controller):
             await self._report(key, deployment, owned, collisions=collisions)
             raise failure
         message = f'Failed to create new replica set "{name}": {failure.message}'
-        await self._client.write(
-            [self._note(deployment, "ReplicaSetCreateError", message, warning=True)]
-        )
+        self._note(deployment, "ReplicaSetCreateError", message, warning=True)
         await self._report(key, deployment, owned, failure=("ReplicaSetCreateError", message))
         raise failure
 
@@ -218,40 +231,73 @@ class Deployments(Controller):
             },
         )  # fmt: skip
 
-    def _note_of(self, deployment: Object, action: Scale) -> list[Call]:
+    def _note_scaling(self, deployment: Object, action: Scale) -> None:
         if action.replicas == action.before:
-            return []
+            return
         direction = "up" if action.replicas > action.before else "down"
         name = action.replica_set["metadata"]["name"]
-        return [
-            self._note(
-                deployment, "ScalingReplicaSet",
-                f"Scaled {direction} replica set {name} "
-                f"from {action.before} to {action.replicas}",
-            )
-        ]  # fmt: skip
+        self._note(
+            deployment, "ScalingReplicaSet",
+            f"Scaled {direction} replica set {name} from {action.before} to {action.replicas}",
+        )  # fmt: skip
 
     def _note(
         self, deployment: Object, reason: str, message: str, *, warning: bool = False
-    ) -> Call:
+    ) -> None:
         body = events.event(
             deployment, API_VERSION, KIND, reason=reason, message=message, component=NAME,
             now=self._clock.now(), suffix=self._ids.suffix(), warning=warning,
         )  # fmt: skip
-        return events.recording(self._client, body)
+        self._events.record(body)
 
-    async def _report(
-        self, key: Key, deployment: Object, owned: list[Object], **news: Any
+    async def _report_later(
+        self, key: Key, deployment: Object, owned: list[Object], revision: str
     ) -> float | None:
-        status, wait = planning.status(deployment, owned, self._clock.now(), **news)
-        if status != (deployment.get("status") or {}):
-            body = {**deployment, "status": status}
-            [reply] = await self._client.write(
-                [self._client.calling("update", "deployments.apps", key, body, "status")]
-            )
-            try:
-                made = decoded(reply)
-            except NotFound:
-                return None
-            self._loop.wrote(key, self._deployments, int(made["metadata"]["resourceVersion"]))
+        """The status, and the revision if it is another ("": it is not); when it is time."""
+        now = self._clock.monotonic()
+        due = self._status_due.get(key)
+        if due is not None and now < due:
+            return due - now
+        status, wait = planning.status(
+            deployment, owned, self._clock.now(), created=self._created.get(key, "")
+        )
+        if not revision and status == (deployment.get("status") or {}):
+            self._created.pop(key, None)
+            self._status_due.pop(key, None)
+            return wait
+        if due is None:
+            self._status_due[key] = now + STATUS_S
+            return STATUS_S
+        body = {**deployment, "status": status}
+        if revision:
+            meta = deployment["metadata"]
+            annotations = {**(meta.get("annotations") or {}), planning.REVISION: revision}
+            body["metadata"] = {**meta, "annotations": annotations}
+        await self._write(key, body)
+        self._created.pop(key, None)
+        self._status_due.pop(key, None)
         return wait
+
+    async def _report(self, key: Key, deployment: Object, owned: list[Object], **news: Any) -> None:
+        """At once: what went wrong."""
+        status, _ = planning.status(deployment, owned, self._clock.now(), **news)
+        if status != (deployment.get("status") or {}):
+            await self._write(key, {**deployment, "status": status})
+
+    async def _write(self, key: Key, body: Object) -> None:
+        self._said[key] = body
+        [reply] = await self._client.write(
+            [self._client.calling("update", "deployments.apps", key, body, "status")]
+        )
+        try:
+            made = decoded(reply)
+        except NotFound:
+            return
+        self._loop.wrote(key, self._deployments, int(made["metadata"]["resourceVersion"]))
+
+
+def _same(one: Object, other: Object) -> bool:
+    """Whether they differ in nothing but their revision."""
+    return {**one["metadata"], "resourceVersion": ""} == {
+        **other["metadata"], "resourceVersion": ""
+    } and all(one.get(part) == other.get(part) for part in ("spec", "status"))  # fmt: skip

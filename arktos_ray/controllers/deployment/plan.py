@@ -22,7 +22,7 @@ from typing import Any
 
 import orjson
 
-from arktos_ray.api.selectors import from_label_selector
+from arktos_ray.api.selectors import parsed_selector
 from arktos_ray.controllers.owners import controller_of
 from arktos_ray.controllers.pods import condition, is_terminating
 from arktos_ray.controllers.times import rfc3339, seconds
@@ -154,7 +154,12 @@ def template_hash(template: Object, collisions: int) -> str:
 
 def same_template(left: Object, right: Object) -> bool:
     """Apart from the hash label, and from whether nothing is said as null, {} or not at all."""
-    return left == right or _pruned(left) == _pruned(right)
+    if left == right:
+        return True
+    if left.get("spec") == right.get("spec"):
+        # The usual case: of a ReplicaSet that was made from it. The labels are quick to prune.
+        left, right = {**left, "spec": None}, {**right, "spec": None}
+    return _pruned(left) == _pruned(right)
 
 
 def _pruned(template: Object) -> Any:
@@ -209,7 +214,7 @@ def claim(
     deployment: Object, owned: Iterable[Object], orphans: Iterable[Object]
 ) -> tuple[list[Object], list[Object]]:
     """(to adopt, to release), by the selector."""
-    matches = from_label_selector(deployment["spec"]["selector"]).matches
+    matches = parsed_selector(deployment["spec"]["selector"]).matches
     release = [
         each
         for each in owned
@@ -629,7 +634,7 @@ def _progress(
         if reason not in ("DeploymentPaused", TIMED_OUT):
             put("Progressing", "Unknown", "DeploymentPaused", "Deployment is paused")
         return None
-    if created:
+    if created and not is_complete(deployment, counters):
         put("Progressing", "True", "NewReplicaSetCreated",
             f'Created new replica set "{created}"', renew=True)  # fmt: skip
         return deadline

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from arktos_ray.api.selectors import from_label_selector
+from arktos_ray.api.selectors import parsed_selector
 from arktos_ray.controllers import pods as about
 from arktos_ray.controllers.owners import controller_of
 from arktos_ray.controllers.times import rfc3339, seconds
@@ -51,7 +51,7 @@ Action = Adopt | Release | CreatePods | DeletePods
 
 def claim(replica_set: Object, owned: Iterable[Object], orphans: Iterable[Object]) -> list[Action]:
     """Whom to adopt and whom to let go, by the selector."""
-    matches = from_label_selector(replica_set["spec"]["selector"]).matches
+    matches = parsed_selector(replica_set["spec"]["selector"]).matches
     actions: list[Action] = [
         Release(pod, "its labels no longer match")
         for pod in owned

@@ -1,6 +1,7 @@
 """What users see of the scheduler: events, and the PodScheduled condition of pods that wait.
 
-Written in batches behind the binds, never in front of them. When the partition cannot keep up,
+Written in batches some tenths of a second behind the binds, never in front of them: alone, each
+costs its partition a commit, as a bind does. When the partition cannot keep up,
 `Scheduled` events are shed (a pod's nodeName says the same); what is said about a pod that waits
 is kept as one record a pod until it is written, so the last word always appears.
 """
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 SCHEDULED_MAX = 50_000
 # One commit. Large enough to be cheap, small enough not to stand in the way of a bind.
 BATCH_MAX = 500
+# How long the first of a batch waits for others.
+GATHER_S = 0.25
 RETRY_FIRST_S, RETRY_LIMIT_S = 0.1, 5.0
 # A batch that fails this often is dropped: 10 s in all.
 TRIES_MAX = 6
@@ -113,6 +116,7 @@ class Reports:
     async def run(self) -> None:
         while True:
             await self._wake.wait()
+            await self._clock.sleep(GATHER_S)
             self._wake.clear()
             while self._due or self._scheduled:
                 await self._write_troubles()

@@ -416,3 +416,53 @@ def test_once_done_nothing_is_written_any_more(play: Any, deployment: Any) -> No
         assert len(world.tp.batches) == count
 
     play(story)
+
+
+def test_pods_that_start_at_once_cost_one_status(play: Any, deployment: Any) -> None:
+    """Of the Deployment and of its ReplicaSet: what lay between was never worth a write."""
+
+    async def story(world: Any) -> None:
+        world.tp.put("deployments.apps", deployment(1))
+        await world.start(Deployments(world.parts()), ReplicaSets(world.parts()))
+        await world.clock.advance(0.01)
+        world.run_pods()
+        await world.clock.advance(1)
+        [found] = world.tp.all("deployments.apps")
+        assert found["status"]["availableReplicas"] == 1
+        assert found["metadata"]["annotations"][planning.REVISION] == "1"
+        writes = [
+            call.gvr
+            for batch in world.tp.batches
+            for call in batch
+            if call.subresource == "status" and call.verb == "update"
+        ]
+        assert sorted(writes) == ["deployments.apps", "replicasets.apps"]
+
+    play(story)
+
+
+def test_a_status_that_somebody_else_wrote_is_put_right(play: Any, deployment: Any) -> None:
+    async def story(world: Any) -> None:
+        await _begin(world, deployment(1))
+        await world.live_until(lambda: _is_done(world))
+        [found] = world.tp.all("deployments.apps")
+        world.tp.change("deployments.apps", found, status={"availableReplicas": 7})
+        await world.clock.advance(1)
+        [found] = world.tp.all("deployments.apps")
+        assert found["status"]["availableReplicas"] == 1
+
+    play(story)
+
+
+def test_events_of_a_moment_are_written_together(play: Any, deployment: Any) -> None:
+    async def story(world: Any) -> None:
+        for name in ("one", "two", "three"):
+            body = deployment(1)
+            body["metadata"]["name"] = name
+            world.tp.put("deployments.apps", body)
+        await world.start(Deployments(world.parts()))
+        await world.clock.advance(1)
+        batches = [batch for batch in world.tp.batches if batch[0].gvr == "events"]
+        assert [len(batch) for batch in batches] == [3]
+
+    play(story)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from arktos_ray.api.calls import Call
 from arktos_ray.api.errors import Failure, Forbidden
+from arktos_ray.controllers.events import GATHER_S
 from arktos_ray.controllers.replicaset.controller import ReplicaSets
 from arktos_ray.controllers.replicaset.plan import (
     DELETION_COST,
@@ -227,6 +228,7 @@ def test_a_refusal_costs_one_small_batch_and_is_reported(play: Any, replica_set:
         [condition] = _status(world)["conditions"]
         assert condition["type"] == "ReplicaFailure"
         assert condition["reason"] == "FailedCreate"
+        await world.clock.advance(GATHER_S)
         assert world.tp.all("events")[0]["type"] == "Warning"
         world.tp.refuse = lambda _: None
         await world.live_until(lambda: _status(world).get("readyReplicas") == 3000)

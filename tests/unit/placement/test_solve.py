@@ -182,3 +182,27 @@ def test_higher_priority_goes_first_and_then_who_waited_longest() -> None:
     plan = solve(table_of(nodes), pods, rng=np.random.default_rng(0))
 
     assert [pod.uid for pod, _ in plan.placed] == ["u2", "u1"]
+
+
+@settings(max_examples=50, deadline=None)
+@given(nodes=node_lists(), pods=pod_lists(ANY))
+def test_a_plan_changes_nothing_of_what_it_was_made_from(
+    nodes: list[NodeView], pods: list[PodRequest]
+) -> None:
+    table = table_of(nodes)
+    free = table.free.copy()
+    rng = np.random.default_rng(3)
+    solve(table, pods, rng=rng)
+    for pod in pods:
+        solve(table, [pod], rng=rng)
+    # New kinds of resources may have added columns.
+    assert (table.free[: len(free)] == free).all()
+
+
+def test_equal_nodes_are_chosen_in_turn_by_batches_of_one() -> None:
+    table = table_of([NodeView(f"n{i}", "rp", {"cpu": 9, "pods": 9}, {}) for i in range(50)])
+    pod = PodRequest("u", "", "t", "x", {}, 0, 0, Signature(Demand((("pods", 1),))))
+    rng = np.random.default_rng(5)
+    chosen = Counter(solve(table, [pod], rng=rng).placed[0][1] for _ in range(1_000))
+    assert len(chosen) > 30
+    assert max(chosen.values()) < 100
