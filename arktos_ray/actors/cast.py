@@ -150,4 +150,6 @@ def common_spec(config: Config, places: Places) -> dict[str, Any]:
         "log_dir": str(places.logs),
         "log_bytes_max": config.log_mb_max * 1024 * 1024,
         "transport": config.transport,
+        # Whose keeper keeps the topology too.
+        "system_storage": config.storages()["0"],
     }

@@ -99,7 +99,8 @@ class Cluster:
         return None
 
     def start_supervisor(self, actor: Actor) -> None:
-        self._supervisor = _start(actor, self._span)
+        # Beside the driver while that can be chosen; when its machine is lost, Ray chooses.
+        self._supervisor = _start(actor, self._span, self._span["home_machine"]["node_id"])
 
     def find_supervisor(self) -> bool:
         """Whether one runs already, of a driver that is no more."""
@@ -344,10 +345,12 @@ async def _dying(call: Awaitable[T]) -> T:
 
 
 def supervisor(spec: Spec, surroundings: Surroundings) -> Supervisor:
-    fleet = RayFleet(spec)
+    store = topology_store(spec)
+    # What it saves must follow on what it loaded, and on nothing else.
+    surroundings = replace(surroundings, topology=lambda _: store.load())
     return Supervisor(
-        spec, surroundings, fleet, topology_store(spec), partial(cast, spec["settings"])
-    )
+        spec, surroundings, RayFleet(spec), store, partial(cast, spec["settings"])
+    )  # fmt: skip
 
 
 class Shell:

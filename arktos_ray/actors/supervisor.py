@@ -25,6 +25,7 @@ from arktos_ray.actors.part import Part, Spec, Surroundings
 from arktos_ray.actors.topology import TopologyStore
 from arktos_ray.api.errors import BadRequest, Conflict, Failure, NotFound, Unavailable
 from arktos_ray.base import processes
+from arktos_ray.store.port import Fenced
 from arktos_ray.tenancy.topology import DRAINING, PartitionRow, Topology
 
 log = logging.getLogger(__name__)
@@ -245,7 +246,12 @@ class Supervisor(Part):
 
     async def _change(self, topology: Topology) -> None:
         """Keep it, start who is new, tell everybody that answers now; the rounds do the rest."""
-        await asyncio.to_thread(self._store.save, topology)
+        try:
+            await asyncio.to_thread(self._store.save, topology)
+        except Fenced as fenced:
+            # Another one works with another topology: what we hold is the past.
+            self._surroundings.crash(fenced)
+            raise
         log.info(
             "topology %d: %s", topology.version, ", ".join(r.name for r in topology.partitions)
         )

@@ -15,13 +15,16 @@ from typing import Any, ClassVar
 import pytest
 from partition_process import Holder
 
+from arktos_ray.actors.topology import EtcdTopology, TopologyStore
 from arktos_ray.api.errors import Expired, StorageFull, Unavailable
 from arktos_ray.base import processes
 from arktos_ray.base.clock import SystemClock
 from arktos_ray.store.backends.etcd import EtcdLog
 from arktos_ray.store.backends.etcd_rpc import Etcd, EtcdSettings
-from arktos_ray.store.port import InDoubt, Log
+from arktos_ray.store.port import Fenced, InDoubt, Log
+from arktos_ray.tenancy.topology import fitted
 from arktos_ray.testing.contracts_log import LogContract, row, rows
+from arktos_ray.testing.contracts_topology import TopologyStoreContract
 from arktos_ray.testing.etcd_server import EtcdServer, missing
 
 pytestmark = [
@@ -332,3 +335,58 @@ def test_a_process_that_was_stopped_and_replaced_wakes_up_to_nothing(server: Etc
         process.wait()
         process.stdin.close()
         process.stdout.close()
+
+
+# The topology
+
+
+class TestEtcdTopology(TopologyStoreContract):
+    _names: ClassVar[Iterator[int]] = iter(range(1_000_000))
+
+    @pytest.fixture(autouse=True)
+    def _place(self, server: EtcdServer) -> None:
+        prefix = f"/region-{next(self._names)}"
+        self.storage = {"kind": "etcd", "endpoints": [server.endpoint], "prefix": prefix}
+
+    def made(self) -> TopologyStore:
+        return EtcdTopology(self.storage)
+
+    def spoil(self) -> None:
+        etcd = Etcd(EtcdSettings.of(self.storage))
+        put = {"key": f"{self.storage['prefix']}/topology".encode(), "value": b'{"version": '}
+        etcd.call("Txn", success=[{"request_put": put}])
+        etcd.close()
+
+    def cut(self) -> None:
+        self.storage["endpoints"] = ["127.0.0.1:1"]
+
+
+def _topology(endpoint: str, prefix: str) -> EtcdTopology:
+    return EtcdTopology({"kind": "etcd", "endpoints": [endpoint], "prefix": prefix})
+
+
+def test_a_supervisor_that_was_replaced_changes_nothing(server: EtcdServer) -> None:
+    old = _topology(server.endpoint, "/replaced")
+    old.load()
+    first = fitted(None, 2, 2, 0, "kubemark")
+    old.save(first)
+    new = _topology(server.endpoint, "/replaced")
+    new.load()
+    new.save(first.added("tenant"))
+
+    with pytest.raises(Fenced):
+        old.save(first.drained("tp-2"))
+    assert new.load() == first.added("tenant")
+
+
+def test_a_change_without_an_answer_does_not_stand_in_the_way_of_the_next(own: EtcdServer) -> None:
+    store = _topology(own.endpoint, "/region")
+    store.load()
+    first = fitted(None, 1, 1, 0, "kubemark")
+    own.pause()
+    with pytest.raises(Unavailable):
+        store.save(first)
+    own.resume()
+
+    store.save(first.added("tenant"))
+    assert _topology(own.endpoint, "/region").load() == first.added("tenant")
