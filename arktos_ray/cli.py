@@ -475,15 +475,22 @@ def tenant() -> None:
 
 @tenant.command("create")
 @click.argument("name")
+@click.option(
+    "--storage-cluster",
+    metavar="N",
+    default="0",
+    show_default=True,
+    help="The storage cluster that keeps its objects.",
+)
 @_home_option
 @click.option("-o", "--output", type=click.Path(path_type=Path, allow_dash=True), default="-")
-def tenant_create(name: str, data_dir: Path, output: Path) -> None:
+def tenant_create(name: str, storage_cluster: str, data_dir: Path, output: Path) -> None:
     """Create a tenant, and print a kubeconfig for it (or write it to -o)."""
     from arktos_ray.api.errors import AlreadyExists, Failure
 
     places = _places(data_dir)
     rest = _admin(places)
-    spec = {"storageClusterId": "0"}  # As `kubectl create tenant` fills it in.
+    spec = {"storageClusterId": storage_cluster}
     body = {"apiVersion": "v1", "kind": "Tenant", "metadata": {"name": name}, "spec": spec}
     try:
         rest.request("POST", "/api/v1/tenants", body)

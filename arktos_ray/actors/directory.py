@@ -18,13 +18,13 @@ from collections.abc import Callable, Mapping
 import orjson
 
 from arktos_ray.api.calls import BOOKMARK, DELETED, LEFT
-from arktos_ray.api.errors import Failure, Unavailable
+from arktos_ray.api.errors import Failure, Invalid, Unavailable
 from arktos_ray.api.names import SYSTEM_TENANT
 from arktos_ray.base.clock import Clock
 from arktos_ray.base.tasks import Tasks
 from arktos_ray.client.informer import ask_progress
 from arktos_ray.client.port import Client
-from arktos_ray.tenancy.assignment import assign
+from arktos_ray.tenancy.assignment import assign, stored_in
 from arktos_ray.tenancy.topology import Topology
 
 log = logging.getLogger(__name__)
@@ -57,8 +57,11 @@ class Directory:
         """Of the topology that new tenants are assigned by."""
         return self._assigning.version
 
-    def owner_of(self, tenant: str) -> str:
-        """Raises Unavailable while that cannot be known."""
+    def owner_of(self, tenant: str, storage: str = "") -> str:
+        """storage: the storage cluster of a tenant that is to be made, "" for whichever.
+
+        Raises Unavailable while that cannot be known.
+        """
         known = self._owners.get(tenant)
         if known is not None:
             return known[0]
@@ -68,8 +71,12 @@ class Directory:
             self._check_told()  # It may be anywhere.
             if not self._sure:
                 raise Unavailable("the partitions have just changed; try again")
-        names = [row.name for row in self._assigning.taking("tenant")]
-        return assign(tenant, names, self._rule)
+        rows = self._assigning.taking("tenant")
+        try:
+            return assign(tenant, stored_in(storage, rows), self._rule)
+        except Invalid:
+            # A partition says what is wrong, to those who may make tenants.
+            return self._assigning.system
 
     def uid_of(self, tenant: str) -> str | None:
         """None when there is no such tenant. Raises Unavailable while that cannot be known: a

@@ -38,8 +38,8 @@ class Upstream:
     def __init__(self, part: Part, directory: Directory) -> None:
         self._part, self._directory = part, directory
 
-    def owner_of(self, tenant: str) -> str:
-        return self._directory.owner_of(tenant)
+    def owner_of(self, tenant: str, storage: str = "") -> str:
+        return self._directory.owner_of(tenant, storage)
 
     def moved(self, tenant: str, to: str) -> None:
         self._directory.moved(tenant, to)

@@ -130,7 +130,13 @@ def spanning(spec: Spec) -> bool:
 
 def elsewhere(spec: Spec) -> bool:
     """Whether a settled spec is of a machine that is not the driver's."""
-    return spanning(spec) and spec["machine"]["node_id"] != spec["home_machine"]["node_id"]
+    return _away(spec, spec["machine"]["address"])
+
+
+def _away(spec: Spec, address: str) -> bool:
+    # By the address: Ray's id of the driver's machine is another when its raylet was started
+    # again, and its partitions would find themselves on a new machine, with no data.
+    return spanning(spec) and address != spec["home_machine"]["address"]
 
 
 def inner(places: Places, now: float) -> list[bytes]:
@@ -147,10 +153,10 @@ def carried(places: Places) -> dict[str, bytes]:
 
 def places(spec: Spec, here: Machine, environment: Mapping[str, str]) -> Places:
     """Our directories on this machine."""
-    home = spec["home_machine"]
-    if spanning(spec) and here.node_id != home["node_id"]:
-        return Places(Path(environment.get(HOME_VARIABLE) or home["home"]))
-    return Places(Path(home["home"]))
+    home = spec["home_machine"]["home"]
+    if _away(spec, here.address):
+        return Places(Path(environment.get(HOME_VARIABLE) or home))
+    return Places(Path(home))
 
 
 def settled(spec: Spec, here: Machine, environment: Mapping[str, str]) -> Spec:
@@ -171,7 +177,7 @@ def settled(spec: Spec, here: Machine, environment: Mapping[str, str]) -> Spec:
 def settle(spec: Spec, here: Machine, now: float) -> Spec:
     """The same, with the directories made and the files that it carries written."""
     found = places(spec, here, os.environ)
-    if spanning(spec) and here.node_id != spec["home_machine"]["node_id"]:
+    if _away(spec, here.address):
         found.make()
         for name, content in spec.get("carried", {}).items():
             path = found.home / name

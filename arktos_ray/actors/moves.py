@@ -170,14 +170,16 @@ class Moves:
             if mark.other != to:
                 raise NotFound(f"tenant {tenant} is in {mark.other}")
             return {"departed": mark.revision}
-        if self._has(tenant) is None:
+        record = self._has(tenant)
+        if record is None:
             raise NotFound(f"tenant {tenant} is not in {self._part.name}")
         current = self._leaving.get(tenant)
         if current is not None and current.to != to and current.exports:
             raise Unavailable(f"tenant {tenant} is just moving to {current.to}")
         self._unfreeze(tenant, "another attempt began")
         self._leaving[tenant] = _Leaving(to, attempt)
-        return {"departed": 0}
+        spec = record.decode().get("spec") or {}
+        return {"departed": 0, "storage": spec.get("storageClusterId", "")}
 
     def _current(self, tenant: str, attempt: str) -> _Leaving:
         leaving = self._leaving.get(tenant)
@@ -294,12 +296,22 @@ class Moves:
         answer = await self._ask(source, "move-begin", tenant, self._part.ids.uid())
         if answer["departed"]:
             raise NotFound(f"tenant {tenant} is not in {source}")
+        self._check_storage(tenant, answer.get("storage", ""))
         mark = self._store.marks.get(tenant)
         if mark is None or mark.state not in STAGING:
             self._store.put_mark(Mark(tenant, ARRIVING, source))
             await self._store.commit()
             self._drive(_Coming(tenant, source, ARRIVING))
         return True
+
+    def _check_storage(self, tenant: str, cluster: str) -> None:
+        own = self._partition.storage
+        if own and cluster not in ("", own):
+            raise Conflict(
+                f"tenant {tenant} keeps its objects in storage cluster {cluster}"
+                f" (spec.storageClusterId), and {self._part.name} is of storage cluster {own};"
+                f" it may move to: {', '.join(self._partition.homes(cluster)) or 'none'}"
+            )
 
     async def _ask(self, source: str, method: str, tenant: str, attempt: str, **more: Any) -> Any:
         payload = {"tenant": tenant, "to": self._part.name, "id": attempt, **more}

@@ -5,21 +5,26 @@ Restarts from its log, and from nothing else.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import orjson
 
+from arktos_ray.actors.claims import Claims
 from arktos_ray.actors.moves import Moves
 from arktos_ray.actors.part import Part, Spec, Surroundings
 from arktos_ray.api import scheme
 from arktos_ray.api.calls import Call, Reply, User, WatchEvent
-from arktos_ray.api.errors import decode
+from arktos_ray.api.errors import Failure, decode
 from arktos_ray.api.names import SYSTEM_TENANT
 from arktos_ray.apiserver.partition import Partition, cluster_ip, has_cluster_ip
 from arktos_ray.apiserver.server import Server
 from arktos_ray.apiserver.service_ips import ServiceIPs
+from arktos_ray.ingress.homes import name_of
+from arktos_ray.store.moving import TENANTS
 from arktos_ray.store.port import Log
 from arktos_ray.store.store import Store
 from arktos_ray.tenancy.topology import DRAINING, Topology
@@ -58,6 +63,7 @@ class TenantPartition(Part):
         partition = Partition(self.name, self.store, self.clock, self.ids, ips)
         self.server = Server(partition)
         self.moves = Moves(self, partition)
+        self.claims = Claims(self, self.store)
         self._learn()
         await self._log.take_over()
         self.store.start()
@@ -87,6 +93,9 @@ class TenantPartition(Part):
 
     def _learn(self) -> None:
         partition, rows = self.server.partition, self.topology.partitions
+        partition.rows = self.topology.taking("tenant")
+        partition.storage = next((r.storage for r in rows if r.name == self.name), "")
+        self.claims.regroup()
         partition.topology_version = self.topology.version
         partition.draining = any(r.name == self.name and r.state == DRAINING for r in rows)
 
@@ -106,7 +115,32 @@ class TenantPartition(Part):
         return {**self.server.stats(), "epoch": self._log.epoch, "reshaped": self.store.reshaped}
 
     async def call(self, calls: Sequence[Call]) -> list[Reply]:
+        if self.claims.needed and any(self._made_by(call) for call in calls):
+            return list(await asyncio.gather(*(self._one(call) for call in calls)))
         return await self.server.call(calls)
+
+    def _made_by(self, call: Call) -> str:
+        """The name of the tenant that this call may make; "" when it makes none.
+
+        Whoever is not of the system tenant is refused by the server, and learns nothing here.
+        """
+        if call.gvr != TENANTS or call.verb not in ("create", "patch"):
+            return ""
+        if call.user.tenant != SYSTEM_TENANT:
+            return ""
+        name = call.name or name_of(call, scheme.resource(TENANTS))
+        return "" if self.store.latest(TENANTS, f"//{name}") is not None else name
+
+    async def _one(self, call: Call) -> Reply:
+        name = self._made_by(call)
+        with self.claims.held(name) if name else contextlib.nullcontext():
+            if name:
+                try:
+                    await self.claims.check(name)
+                except Failure as failure:
+                    return Reply(failure.code, failure.encode())
+            [reply] = await self.server.call([call])
+            return reply
 
     async def watch(self, call: Call) -> AsyncIterator[list[WatchEvent]]:
         watch = self.server.watch(call)
@@ -121,6 +155,8 @@ class TenantPartition(Part):
             [revision] = payload
             await self.server.progress(revision)
             return self.store.revision
+        if method == "tenant-known":
+            return self.claims.known(payload)
         if method in Moves.REQUESTS:
             return await self.moves.request(method, payload)
         return await super().request(method, payload)

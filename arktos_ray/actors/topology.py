@@ -18,7 +18,6 @@ from arktos_ray.api.errors import Unavailable
 from arktos_ray.store.port import Fenced
 from arktos_ray.tenancy.topology import Topology, unpack
 
-
 # One attempt at one endpoint. Who starts and gets no answer ends, and Ray starts it again; who
 # asked for a change is told that it may be asked again.
 _ATTEMPT_S = 2.0

@@ -5,6 +5,7 @@ Not a framework: a handful of things that more than one verb needs. The verbs ho
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,8 @@ from arktos_ray.base.ids import Ids
 from arktos_ray.store.moving import TENANTS
 from arktos_ray.store.records import Record
 from arktos_ray.store.store import OBJECT_BYTES_MAX, Store
+from arktos_ray.tenancy.assignment import stored_in
+from arktos_ray.tenancy.topology import PartitionRow
 
 Object = dict[str, Any]
 # Namespaces and tenants kept decoded, 2 KB each.
@@ -39,6 +42,9 @@ class Partition:
     # Of the topology that this partition knows: tenants are made by no older one.
     topology_version: int = 0
     draining: bool = False  # then it takes no new tenants, or nodes
+    # Those that take new tenants, and the storage cluster of this one; "" is whichever.
+    rows: Sequence[PartitionRow] = ()
+    storage: str = ""
     turns: Turns = field(default_factory=Turns)
     _decoded: dict[tuple[str, str], tuple[Record, Object]] = field(default_factory=dict)
     _second: int = -1
@@ -82,6 +88,21 @@ class Partition:
         return seen[1]
 
     # Writing
+
+    def check_storage(self, tenant: Object) -> None:
+        """Whether a new tenant may keep its objects here. Raises Invalid when it can nowhere."""
+        cluster = (tenant.get("spec") or {}).get("storageClusterId") or ""
+        if self.storage and cluster not in ("", self.storage):
+            stored_in(cluster, self.rows)
+            where = ", ".join(self.homes(cluster))
+            raise errors.Unavailable(
+                f"{self.name} is of storage cluster {self.storage}, tenants of {cluster} go to"
+                f" {where}; try again"
+            )
+
+    def homes(self, cluster: str) -> list[str]:
+        """Partitions for new tenants of that storage cluster."""
+        return [row.name for row in self.rows if row.storage == cluster]
 
     def save(
         self, resource: Resource, key: Key, obj: Object, bytes_max: int = OBJECT_BYTES_MAX

@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from arktos_ray.api import codec, errors
 from arktos_ray.api.calls import Call
@@ -50,7 +51,7 @@ def home_of(call: Call, resource: Resource, upstream: Upstream) -> One | Each | 
         if resource.gvr == _TENANTS:
             if collection:
                 return _each(upstream.tenant_partitions())
-            return One(upstream.owner_of(call.name or _tenant_to_create(call, resource)))
+            return One(upstream.owner_of(*_named_or_new(call, resource)))
         if call.tenant == ALL_TENANTS:
             return _each(upstream.tenant_partitions())
         return One(upstream.owner_of(call.tenant))
@@ -112,22 +113,30 @@ def by_hash(name: str, partitions: Sequence[str]) -> str:
     return partitions[zlib.crc32(name.encode()) % len(partitions)]
 
 
-def _tenant_to_create(call: Call, resource: Resource) -> str:
-    name = name_of(call, resource)
+def _named_or_new(call: Call, resource: Resource) -> tuple[str, str]:
+    """The tenant, and the storage cluster that it would be made on; "" when it is not made."""
+    if call.verb not in ("create", "patch"):
+        return call.name, ""
+    storage = (_sent(call, resource).get("spec") or {}).get("storageClusterId", "")
+    name = call.name or name_of(call, resource)
     if not name:
         # A generated name would only be known to a partition that need not own it.
         raise errors.BadRequest("a Tenant needs metadata.name")
-    return name
+    return name, storage
 
 
 def name_of(call: Call, resource: Resource) -> str:
-    """metadata.name of the object that was sent; empty when it has none or cannot be read.
+    """metadata.name of the object that was sent; empty when it has none or cannot be read."""
+    name = _sent(call, resource).get("metadata", {}).get("name", "")
+    return name if isinstance(name, str) else ""
+
+
+def _sent(call: Call, resource: Resource) -> dict[str, Any]:
+    """The object; empty when it cannot be read.
 
     The codec does it because it survives whatever is sent; PyYAML alone overflows the C stack.
     """
     try:
-        obj = codec.decode_object(call.body, call.content_type, resource, codec.IGNORE).obj
+        return codec.decode_object(call.body, call.content_type, resource, codec.IGNORE).obj
     except errors.Failure:
-        return ""  # The partition says what is wrong with it.
-    name = obj.get("metadata", {}).get("name", "")
-    return name if isinstance(name, str) else ""
+        return {}  # The partition says what is wrong with it.

@@ -12,8 +12,11 @@ from arktos_ray.api.calls import Peer
 
 
 class Upstream(Protocol):
-    def owner_of(self, tenant: str) -> str:
-        """The tenant partition of that tenant. An unknown tenant has the one it would get."""
+    def owner_of(self, tenant: str, storage: str = "") -> str:
+        """The tenant partition of that tenant. An unknown tenant has the one it would get.
+
+        storage: the storage cluster that a Tenant to create asks for; "" is whichever.
+        """
 
     def moved(self, tenant: str, to: str) -> None:
         """A partition says that this tenant is in that other one now."""

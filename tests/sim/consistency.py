@@ -85,7 +85,7 @@ class Front:
     def moved(self, tenant: str, to: str) -> None:
         raise AssertionError("nobody moves in this story")
 
-    def owner_of(self, tenant: str) -> str:
+    def owner_of(self, tenant: str, storage: str = "") -> str:
         return HOMES.get(tenant, "tp-1")
 
     def topology_version(self) -> int:

@@ -43,7 +43,7 @@ class Upstream:
     def __init__(self, sim: SimCluster) -> None:
         self._peers = {name: StreamPeer(name, sim._connector(name)) for name in ("tp-1", "rp-1")}
 
-    def owner_of(self, tenant: str) -> str:
+    def owner_of(self, tenant: str, storage: str = "") -> str:
         return "tp-1"
 
     def tenant_uid(self, tenant: str) -> str | None:

@@ -48,7 +48,7 @@ class MovingFront(Front):
     def moved(self, tenant: str, to: str) -> None:
         self.owners[tenant] = to
 
-    def owner_of(self, tenant: str) -> str:
+    def owner_of(self, tenant: str, storage: str = "") -> str:
         return self.owners.get(tenant, "tp-1")
 
 

@@ -186,6 +186,7 @@ def test_status_loads_neither_ray_nor_pydantic() -> None:
 
 class Door(BaseHTTPRequestHandler):
     tenants: list[str]
+    created: dict[str, Any]
 
     def answer(self, code: int, body: Any) -> None:
         raw = json.dumps(body).encode()
@@ -234,6 +235,7 @@ class Door(BaseHTTPRequestHandler):
             self.refuse(409, "AlreadyExists", 'tenants "acme" already exists')
         else:
             self.tenants.append(body["metadata"]["name"])
+            Door.created = body
             self.answer(201, body)
 
     def log_message(self, *_: Any) -> None:
@@ -264,6 +266,13 @@ def test_a_tenant_comes_with_a_kubeconfig_that_reaches_it(home: Path) -> None:
     assert config["users"] == [{"name": "acme", "user": {"token": "token-of-acme"}}]
     assert config["contexts"][0]["context"]["namespace"] == "default"
     assert "acme" in run("tenant", "list", "--data-dir", home, "-o", "name").output.split()
+
+
+def test_a_tenant_names_the_storage_cluster_that_keeps_its_objects(home: Path) -> None:
+    run("tenant", "create", "acme", "--data-dir", home)
+    assert Door.created["spec"] == {"storageClusterId": "0"}
+    run("tenant", "create", "beta", "--data-dir", home, "--storage-cluster", "2")
+    assert Door.created["spec"] == {"storageClusterId": "2"}
 
 
 def test_a_kubeconfig_is_written_for_its_owner_only(home: Path, tmp_path: Path) -> None:

@@ -102,6 +102,8 @@ def store_new(
     key = key_in(resource, obj)
     if partition.store.latest(resource.gvr, key.path()) is not None:
         raise already_exists(resource, key.name)
+    if resource.gvr == "tenants":
+        partition.check_storage(obj)
     if dry_run:
         return reply_with(201, obj, warnings)
     return reply_with(201, partition.save(resource, key, obj), warnings)

@@ -115,3 +115,22 @@ def test_who_starts_with_a_changed_topology_assigns_nothing_before_it_is_told() 
         await tasks.close()
 
     asyncio.run(story())
+
+
+def test_a_new_tenant_goes_to_a_partition_of_the_storage_cluster_that_it_names() -> None:
+    async def story() -> None:
+        topology = initial(2, 0).added("tenant", "1").added("tenant", "1").drained("tp-4")
+        partitions = {name: cast(Client, Growing()) for name in topology.names("tenant")}
+        tasks = Tasks()
+        directory = Directory(topology, partitions.__getitem__, "letters", FakeClock(), tasks)
+        directory.regroup(topology, {})
+        await directory.told(5.0)
+
+        assert directory.owner_of("acme", "0") == "tp-1"
+        assert directory.owner_of("zeta", "0") == "tp-2"
+        assert directory.owner_of("acme", "1") == directory.owner_of("zeta", "1") == "tp-3"
+        # There a partition says what is wrong with it.
+        assert directory.owner_of("zeta", "7") == "tp-1"
+        await tasks.close()
+
+    asyncio.run(story())

@@ -120,6 +120,18 @@ def test_on_another_machine_an_actor_has_directories_of_that_machine(
     assert at_home["data_dir"] == str(places.data)
 
 
+def test_the_drivers_machine_is_the_same_after_its_raylet_was_started_again(
+    driver: tuple[Places, dict[str, Any]],
+) -> None:
+    places, spec = driver
+    again = Machine("node-with-a-new-id", "10.0.0.1")
+
+    there = machines.settled(spec, again, {HOME_VARIABLE: "/not/here"})
+
+    assert there["data_dir"] == str(places.data), "its partitions would begin with nothing"
+    assert not machines.elsewhere(there)
+
+
 def test_an_ingress_on_another_machine_has_the_keys_and_a_certificate_for_that_machine(
     driver: tuple[Places, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -156,12 +156,14 @@ class FakeUpstream:
         self.partitions = {name: FakePartition(i) for i, name in enumerate(names)}
         self.uids: dict[str, str] = {"system": "uid-system", "acme": "uid-acme", "b": "uid-b"}
         self.moves: dict[str, str] = {}
+        self.storages: dict[str, str] = {}  # tenant -> what a Tenant to create asked for
         self.printed: list[bytes] = [b"hello\n", b"world\n"]
 
     def moved(self, tenant: str, to: str) -> None:
         self.moves[tenant] = to
 
-    def owner_of(self, tenant: str) -> str:
+    def owner_of(self, tenant: str, storage: str = "") -> str:
+        self.storages[tenant] = storage
         other = "tp-0" if tenant == "system" else self.tenant_partitions()[-1]
         return self.moves.get(tenant, other)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from arktos_ray.api import errors, scheme
 from arktos_ray.api.calls import Call
 from arktos_ray.ingress.homes import Each, One, Search, by_hash, home_of, name_of
-from arktos_ray.ingress.http1 import PROTOBUF, YAML
+from arktos_ray.ingress.http1 import JSON, PROTOBUF, YAML
 
 from .fakes import FakeUpstream
 
@@ -109,3 +109,24 @@ def test_a_body_without_a_name_has_none(body: bytes, media: str) -> None:
 @pytest.mark.parametrize("body", [b"[" * 200_000, b"- " * 200_000, b"k8s\0" + b"\xff" * 3_000_000])
 def test_a_hostile_body_has_none_either(body: bytes) -> None:
     assert name_in(body, PROTOBUF if body.startswith(b"k8s") else YAML) == ""
+
+
+@pytest.mark.parametrize(
+    ("call", "asked"),
+    [
+        (("create", "", {"spec": {"storageClusterId": "3"}}), "3"),
+        (("patch", "acme", {"spec": {"storageClusterId": "3"}}), "3"),
+        (("create", "", {}), ""),
+        (("update", "acme", {"spec": {"storageClusterId": "3"}}), ""),
+    ],
+)
+def test_a_new_tenant_is_looked_for_on_the_storage_cluster_that_it_names(
+    call: tuple[str, str, dict[str, object]], asked: str
+) -> None:
+    verb, name, more = call
+    body = orjson.dumps({"metadata": {"name": "acme"}, **more})
+    up = upstream()
+
+    home(Call(verb, "tenants", name=name, body=body, content_type=JSON), up)
+
+    assert up.storages == {"acme": asked}
