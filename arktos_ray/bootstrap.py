@@ -355,8 +355,7 @@ class _Driver:
         given = settings(config, places, node=node, own_containerd=ours)
         if self._cluster.find_supervisor():
             # In a Ray that is not ours it outlived its driver, and it alone changes the topology.
-            topology = unpack(self._cluster.ask("topology", None, 5.0))
-            actors = cast(given, topology)
+            actors = cast(given, self._asked_topology())
         else:
             topology = kept_topology(config, given["common"])
             actors = cast(given, topology)
@@ -385,6 +384,17 @@ class _Driver:
                     f"not ready after {_READY_DEADLINE_S:g} s: {late or 'the supervisor'}",
                     f"the logs are in {places.logs}",
                 )
+
+    def _asked_topology(self) -> Topology:
+        """Of the supervisor, which may be starting, as after the loss of its machine."""
+        assert self._cluster is not None
+        until = time.monotonic() + _READY_DEADLINE_S
+        while True:
+            try:
+                return unpack(self._cluster.ask("topology", None, 5.0))
+            except Unavailable:
+                if time.monotonic() > until or self._stop.wait(0.2):
+                    raise
 
     def _stay(self) -> str | None:
         """Watch over Ray and the supervisor, until told to stop. Returns what was lost for good."""

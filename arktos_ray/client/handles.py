@@ -41,6 +41,8 @@ T = TypeVar("T")
 Body = Model | Mapping[str, Any]
 # Calls of one message: as many as an ingress sends to a partition at once, about 0.5 MB of pods.
 _MANY = 250
+# An end that is there answers within milliseconds; one that is not keeps nobody waiting.
+_GOODBYE_S = 1.0
 _USER = User("arktos-python", SYSTEM_TENANT, ("system:masters",))
 
 
@@ -263,9 +265,17 @@ class Background:
                 self.run(close())
 
     def stop(self) -> None:
+        self.run(self._goodbye())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
+
+    async def _goodbye(self) -> None:
+        """A connection whose request was cancelled is closed once the other end has taken leave
+        (TLS). aiohttp forgets it before that, so the loop itself is asked."""
+        until = self.loop.time() + _GOODBYE_S
+        while getattr(self.loop, "_transports", None) and self.loop.time() < until:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 class Objects:

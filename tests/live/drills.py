@@ -334,6 +334,14 @@ class Load:
         found, _ = self.run(self._listed(tenant))
         return bool(found)
 
+    def unreadable(self) -> bool:
+        """Whether a partition says that it cannot know just now."""
+        try:
+            self.run(self._listed("acme"))
+        except (Unavailable, Timeout):
+            return True
+        return False
+
     # Workloads
 
     def scale(self, **replicas: int) -> None:

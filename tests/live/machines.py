@@ -213,11 +213,14 @@ def main() -> int:
     node_module: Any = importlib.import_module("ray._private.node")
     head = settings["head"]
     where = {"gcs_server_port": settings["port"]} if head else {"gcs_address": settings["gcs"]}
+    scaling = settings.get("autoscaling")
+    if scaling is not None:
+        scaling = _scaling_file(settings, scaling)
     params = parameter_module.RayParams(
         node_ip_address=settings["ip"], num_cpus=1, num_gpus=0, object_store_memory=80 << 20,
         temp_dir=settings["temp_dir"], include_dashboard=False, dashboard_host="127.0.0.1",
         dashboard_agent_listen_port=0, include_log_monitor=False,
-        no_monitor="autoscaling" not in settings, autoscaling_config=settings.get("autoscaling"),
+        no_monitor=scaling is None, autoscaling_config=scaling,
         resources=settings.get("resources", {}), labels=settings.get("labels", {}),
         min_worker_port=0, max_worker_port=0, env_vars=settings.get("environment"), **where,
     )  # fmt: skip
@@ -237,6 +240,38 @@ def main() -> int:
             node._gcs_address = node._gcs_client = None
             node.start_gcs_server()
     return 0
+
+
+def _scaling_file(settings: dict[str, Any], node_types: dict[str, Any]) -> str:
+    """What Ray's autoscaler reads: this head, and these types of machines that may be added.
+
+    Ray's own provider for tests starts a raylet here for each of them.
+    """
+    os.environ["RAY_FAKE_CLUSTER"] = "1"
+    fake: Any = importlib.import_module("ray.autoscaler._private.fake_multi_node.node_provider")
+    settings["environment"] = {
+        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": fake.FAKE_HEAD_NODE_ID,
+        "RAY_NODE_TYPE_NAME": fake.FAKE_HEAD_NODE_TYPE,
+    }
+    head = {"resources": {"CPU": 1, **settings["resources"]}, "node_config": {}, "max_workers": 0}
+    config = {
+        "cluster_name": "added", "max_workers": 4, "upscaling_speed": 10.0,
+        "idle_timeout_minutes": 0.1, "head_node_type": fake.FAKE_HEAD_NODE_TYPE,
+        "provider": {
+            "type": "fake_multinode", "gcs_address": f"{settings['ip']}:{settings['port']}",
+            # All of them have the address of this one.
+            "use_node_id_as_ip": True, "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+        },
+        "available_node_types": {fake.FAKE_HEAD_NODE_TYPE: head, **node_types},
+        "auth": {}, "docker": {}, "file_mounts": {}, "cluster_synced_files": [],
+        "initialization_commands": [], "setup_commands": [], "head_setup_commands": [],
+        "worker_setup_commands": [], "head_start_ray_commands": [], "worker_start_ray_commands": [],
+        "file_mounts_sync_continuously": False, "rsync_exclude": [], "rsync_filter": [],
+    }  # fmt: skip
+    path = Path(settings["temp_dir"]).with_name("autoscaling.yaml")
+    path.write_text(json.dumps(config))
+    return str(path)
 
 
 if __name__ == "__main__":

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
-from drills import Load
-from machines import Region, Several, redis_server, region
+from drills import START_DEADLINE_S, Load
+from machines import Machine, Region, Several, region
 
+from arktos_ray.base import processes
 from arktos_ray.testing.etcd_server import EtcdServer, missing
 
-pytestmark = pytest.mark.live
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.skipif(bool(missing()), reason=f"not installed: {missing()}"),
+]
 
 Say = Callable[[str], None]
 
@@ -29,23 +31,20 @@ def say(capsys: pytest.CaptureFixture[str]) -> Say:
 
 @pytest.fixture(scope="module")
 def machines() -> Iterator[Region]:
-    if shutil.which("redis-server") is None:
-        pytest.skip("no redis-server here (apt-get install redis-server)")
-    with redis_server() as redis, region(3, redis) as made:
+    with region(3) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def ground(machines: Region, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Several]:
-    if missing():
-        pytest.skip(f"no {missing()} here")
-    etcd = EtcdServer(Path(tmp_path_factory.mktemp("etcd")))
+    etcd = EtcdServer(tmp_path_factory.mktemp("etcd"))
     etcd.start()
     try:
         yield machines.up(
             "--ingresses", "2", "--storage", "etcd", "--etcd-endpoints", etcd.endpoint
         )
     finally:
+        machines.close()
         etcd.stop()
 
 
@@ -61,25 +60,55 @@ def load(ground: Several) -> Iterator[Load]:
         load.stop()
 
 
+def lose(machines: Region, ground: Several, load: Load, machine: Machine) -> tuple[float, str]:
+    """Seconds until each of its tenant partitions is written to again; and what to say of it."""
+    before = ground.whole()
+    theirs = {name for name, part in before.items() if part["machine"] == machine.address}
+    begun = time.monotonic()
+    machine.kill()
+    killed_s = time.monotonic() - begun
+    recoveries = {p: load.recovery(p, begun) for p in sorted(theirs & {"tp-1", "tp-2"})}
+    after = ground.whole([before[n]["pid"] for n in theirs], START_DEADLINE_S)
+    whole_s = time.monotonic() - begun
+
+    assert all(part["machine"] != machine.address for part in after.values())
+    told = "; ".join(f"{name} {recovery}" for name, recovery in recoveries.items())
+    return (
+        max((r.write_s for r in recoveries.values()), default=0.0),
+        f"lost {machine.address} (killed in {killed_s:.2f} s) with {', '.join(sorted(theirs))}: "
+        f"{told or 'no tenant partition'}; all run {whole_s:.2f} s",
+    )
+
+
 def test_partitions_of_a_lost_machine_serve_elsewhere(
     machines: Region, ground: Several, load: Load, say: Say
 ) -> None:
-    before = ground.whole()
-    where = {name: part["machine"] for name, part in before.items()}
-    say(f"{where}")
-    home = machines.head.address
-    name = next(n for n in ("tp-1", "tp-2", "rp-1", "rp-2") if where[n] != home)
-    assert len({where[n] for n in ("tp-1", "tp-2")}) == 2
-    [lost] = [m for m in machines.machines if m.address == where[name]]
-    theirs = {n for n in before if where[n] == lost.address}
-    begun = time.monotonic()
-    lost.kill()
-    recoveries = {p: load.recovery(p, begun) for p in sorted(theirs & {"tp-1", "tp-2"})}
-    after = ground.whole(without=[before[n]["pid"] for n in theirs], deadline_s=60.0)
-    whole_s = time.monotonic() - begun
+    where = {name: part["machine"] for name, part in ground.whole().items()}
+    tenants = [where["tp-1"], where["tp-2"]]
+    lost = next(m for m in machines.machines[1:] if m.address in tenants)
 
-    said = "; ".join(f"{p}: {r}" for p, r in recoveries.items())
-    say(f"lost {lost.address} with {', '.join(sorted(theirs))}: {said}; all run {whole_s:.2f} s")
-    assert all(part["machine"] != lost.address for part in after.values())
+    _, told = lose(machines, ground, load, lost)
+
+    say(told)
     load.rescale()
+    load.check()
+
+
+def test_a_new_supervisor_goes_on_with_the_topology_in_etcd(
+    ground: Several, load: Load, say: Say
+) -> None:
+    assert not (ground.places.data / "topology.json").exists()
+    before = ground.parts()["supervisor"]
+    ground.arktos("partition", "add", "resource")
+    ended = processes.found(before["pid"])
+    assert ended is not None
+    begun = time.monotonic()
+    processes.kill(ended)
+    parts = ground.whole([ended.pid], START_DEADLINE_S)
+    say(f"supervisor killed: another, with the topology of etcd, {time.monotonic() - begun:.2f} s")
+
+    assert "rp-3" in parts
+    ground.arktos("partition", "drain", "rp-3")
+    ground.arktos("partition", "remove", "rp-3")
+    assert "rp-3" not in ground.whole()
     load.check()
