@@ -699,13 +699,24 @@ def partition_drain(name: str, data_dir: Path, undo: bool, move: bool) -> None:
 
 
 def _move_away(data_dir: Path, name: str) -> None:
-    """Each of its tenants to the partition that has fewest. To be interrupted, and begun again."""
+    """Each of its tenants to the partition of the same storage cluster that has fewest. To be
+    interrupted, and begun again."""
     rows = _operate(data_dir, {"operation": "topology"})["partitions"]
-    taking = [r["name"] for r in rows if r["kind"] == "tenant" and r["state"] == "active"]
+    storage = next(r["storage"] for r in rows if r["name"] == name)
+    taking = [
+        r["name"]
+        for r in rows
+        if r["kind"] == "tenant" and r["state"] == "active" and r["storage"] == storage
+    ]
     homes = _operate(data_dir, {"operation": "tenant-homes"})["homes"]
     if name not in homes:
         _fail(f"{name} has no tenants to move", "nodes stay in their resource partition")
     leaving = homes[name]
+    if leaving and not taking:
+        _fail(
+            f"{name} is the last tenant partition of storage cluster {storage} that takes tenants",
+            f"arktos partition add tenant --storage {storage}",
+        )
     for number, tenant_name in enumerate(leaving, 1):
         to = min(taking, key=lambda each: len(homes[each]))
         _, paused_ms = _move(data_dir, tenant_name, to)
