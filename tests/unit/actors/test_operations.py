@@ -17,6 +17,7 @@ from arktos_ray.base.ids import Ids
 from arktos_ray.base.places import Places
 from arktos_ray.base.tasks import Tasks
 from arktos_ray.config import Config
+from arktos_ray.store.port import Fenced
 from arktos_ray.tenancy.topology import Topology, fitted
 from arktos_ray.testing.fakes import FakeClock, settle
 
@@ -74,6 +75,8 @@ class Region:
         self.told: list[tuple[str, int, dict[str, int]]] = []
         self.kept = fitted(None, 2, 2, 10, "kubemark")
         self.saved: list[int] = []
+        self.replaced = False
+        self.ended: list[BaseException] = []
         given = settings(Config(), Places(home), node=None)
         spec = {
             "name": ME, "home": str(home), "run_dir": str(home), "cluster": {},
@@ -84,7 +87,7 @@ class Region:
             },
         }  # fmt: skip
         around = Surroundings(
-            self.clock, Ids(1), self.connect, self.unused, self.unused, listens=False
+            self.clock, Ids(1), self.connect, self.unused, self.ended.append, listens=False
         )
         self.supervisor = Supervisor(spec, around, self, self, lambda t: cast(given, t))
 
@@ -124,6 +127,8 @@ class Region:
         return self.kept
 
     def save(self, topology: Topology) -> None:
+        if self.replaced:
+            raise Fenced("another supervisor has changed the topology")
         self.kept = topology
         self.saved.append(topology.version)
 
@@ -260,5 +265,18 @@ def test_what_nobody_can_do_is_refused_with_what_can_be_done(story: Any) -> None
         with pytest.raises(BadRequest, match="tenant or resource"):
             await region.operate("partition-add", kind="both")
         assert region.saved == []
+
+    story(what)
+
+
+def test_a_supervisor_that_was_replaced_tells_nobody_and_ends(story: Any) -> None:
+    async def what(region: Region) -> None:
+        region.replaced = True
+        with pytest.raises(Fenced):
+            await region.operate("partition-add", kind="tenant")
+        assert [type(error) for error in region.ended] == [Fenced]
+        await region.rounds(2)
+        assert region.told == []
+        assert "tp-3" not in region.parts
 
     story(what)
