@@ -41,6 +41,9 @@ RETRY_FIRST_S = 0.05
 RETRY_LIMIT_S = 5.0
 # How long a write may wait for a view that hears nothing of it: twice this at most.
 PACE_S = 0.1
+# Pods change three times while they start, and whoever keeps them in a view counts them or looks
+# after them: told every so many ms, it is woken once. Waking a reader costs 0.1 ms on both sides.
+PODS_PACE_MS = 20
 # A watch that begins with the state.
 _INITIAL = {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
 # A view that hears nothing grows old: resuming it would need history that is long gone.
@@ -58,9 +61,14 @@ class Informer:
         tenant: str = "all",
         namespace: str = "",
         slim: Slim | None = None,
+        pace_ms: int = 0,
         **selectors: str,
     ) -> None:
-        """slim: what is kept of each object (client/slim.py); None for all of it."""
+        """slim: what is kept of each object (client/slim.py); None for all of it.
+
+        pace_ms: how late it may be told of a change, to be told of more at once.
+        """
+        self._pace = {"pace": str(pace_ms)} if pace_ms else {}
         self.gvr = gvr
         self._slim = slim
         self.index = Index()
@@ -141,6 +149,7 @@ class Informer:
                     self.gvr,
                     **self._scope,
                     **self._selectors,
+                    **self._pace,
                     **({"resourceVersion": str(self.revision)} if listed else _INITIAL),
                     allowWatchBookmarks="true",
                     progress="true",
@@ -265,7 +274,8 @@ class Informers:
         informer = self._informers.get(key)
         if informer is None:
             informer = Informer(
-                self._client, gvr, self._clock, self._tasks, slim=SLIM.get(gvr), **selectors
+                self._client, gvr, self._clock, self._tasks, slim=SLIM.get(gvr),
+                pace_ms=PODS_PACE_MS if gvr == "pods" else 0, **selectors,
             )  # fmt: skip
             self._informers[key] = informer
             if self._started:

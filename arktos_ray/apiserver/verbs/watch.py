@@ -37,6 +37,8 @@ from arktos_ray.store.watchcache import Change
 _CHUNK, _RENDERED_CHUNK = 300, 30
 # To wake a watch and frame what it has to say, and for each change.
 _WAKE_US, _CHANGE_US = 30, 3
+# The most that a reader may ask to be told late, in ms: to be told more at once.
+PACE_MS_MAX = 1_000
 # History goes back a minute and more: a reader that is told this often can resume.
 _VIEW_PACE_S = 10.0
 
@@ -53,6 +55,8 @@ class Watch:
         self._subscription: Subscription | None = None
         self._said_at = 0.0
         self._moves = bool(call.options.get("moves")) and call.user.trusted
+        pace = call.options.get("pace", "")
+        self._pace_s = min(int(pace[:4]), PACE_MS_MAX) / 1e3 if pace.isdecimal() else 0.0
 
     def ask_progress(self, revision: int) -> None:
         # The others would wake up for nothing, and there may be thousands.
@@ -98,6 +102,9 @@ class Watch:
                 state.clear()
             while True:
                 await subscription.ready()
+                if self._pace_s:
+                    await self._partition.clock.sleep(self._pace_s)
+                    store.check_open()
                 # While the partition is behind, more comes together: fewer, larger batches.
                 await turns.take(call, _WAKE_US + _CHANGE_US * subscription.waiting)
                 events = self._translate(subscription.next_nowait())

@@ -159,7 +159,8 @@ def same_template(left: Object, right: Object) -> bool:
     if left.get("spec") == right.get("spec"):
         # The usual case: of a ReplicaSet that was made from it. The labels are quick to prune.
         left, right = {**left, "spec": None}, {**right, "spec": None}
-    return _pruned(left) == _pruned(right)
+    same: bool = _pruned(left) == _pruned(right)
+    return same
 
 
 def _pruned(template: Object) -> Any:

@@ -55,6 +55,11 @@ BOUND_PODS = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
 NO_SCHEDULE = "NoSchedule"
 
 
+# How late the ledger may hear that a pod was bound, or is gone: a reservation holds its room for a
+# minute, and room that is free is found a moment later.
+PACE_MS = "50"
+
+
 class Reservations:
     def __init__(
         self,
@@ -337,7 +342,7 @@ class _Source:
         self._uids: dict[str, str] = {}
         self._task: asyncio.Task[Any] | None = None
         self.feed = Feed(
-            client, "pods", owner._clock, fieldSelector=BOUND_PODS, view="ledger",
+            client, "pods", owner._clock, fieldSelector=BOUND_PODS, view="ledger", pace=PACE_MS,
             on_list=self._listed, on_object=self.pod_seen, on_events=self._changed,
         )  # fmt: skip
 

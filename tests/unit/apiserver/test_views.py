@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -177,4 +178,16 @@ async def test_a_reader_who_is_spared_every_change_still_hears_how_far_it_is(w: 
     [event] = await first
     assert event.type == BOOKMARK
     assert event.revision > revision
+    await watch.aclose()  # type: ignore[attr-defined]
+
+
+@story
+async def test_a_reader_in_no_hurry_is_told_more_at_once(w: World) -> None:
+    _, revision = await w.sim.eventually(lambda: w.client.list("pods"))
+    watch = w.client.watch("pods", resourceVersion=str(revision), pace="1000")
+    first = asyncio.ensure_future(anext(watch))
+    await w.pod("a")
+    await w.bind("a")
+    await w.status("a", phase="Running")
+    assert [event.type for event in await first] == ["ADDED", "MODIFIED", "MODIFIED"]
     await watch.aclose()  # type: ignore[attr-defined]
