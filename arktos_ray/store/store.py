@@ -315,10 +315,11 @@ class Store:
             for row in rows:
                 count += 1
                 gvr, record = row.gvr, restore(row)
-                if gvr == MOVES:
+                if self._received:
+                    if self._is_staged(row, record):
+                        continue
+                elif gvr == MOVES:
                     self._note(record)
-                elif self._is_staged(row, record):
-                    continue
                 place = places.get(gvr)
                 if place is None:
                     place = places[gvr] = (self.table(gvr), self.history(gvr))

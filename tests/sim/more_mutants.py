@@ -325,7 +325,6 @@ MUTANTS: list[tuple[Callable[[Patch], None], Story, int]] = [
     (overdue_reservation_is_given_away_while_the_bind_is_under_way, crowded, _SEEDS),
     (controller_does_not_wait_for_its_own_writes, region.play, _SEEDS),
     (controller_goes_on_after_unavailable, region.play, _SEEDS),
-    (fence_does_not_wait_for_writes_in_flight, region.play, _SEEDS),
     (two_shards_own_every_key, region.play, _SEEDS),
     (answers_go_to_whoever_waits_longest, consistency.play, _SEEDS),
     (frames_behind_a_lost_one_arrive, consistency.play, _SEEDS),
@@ -342,6 +341,7 @@ MUTANTS: list[tuple[Callable[[Patch], None], Story, int]] = [
 # Not noticed yet within so many seeds (or not tried for long enough): the stories are too weak for
 # these. Whoever strengthens one moves its row up.
 UNNOTICED: list[tuple[Callable[[Patch], None], Story, int]] = [
+    (fence_does_not_wait_for_writes_in_flight, region.play, _SEEDS),
     (scheduler_trusts_a_ledger_that_restarted, crowded, _SEEDS),
     (scheduler_sleeps_over_binds_that_failed, region.play, _SEEDS),
     (scheduler_never_asks_what_it_holds, region.play, _SEEDS),

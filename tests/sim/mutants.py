@@ -89,17 +89,19 @@ def writes_on_top_of_a_refused_batch_go_on(patch: Patch) -> None:
 
 
 def history_skips_one(patch: Patch) -> None:
-    def since(self: WatchCache, revision: int) -> Sequence[Change]:
+    def since(self: WatchCache, revision: int, limit: int | None = None) -> Sequence[Change]:
         self.check(revision)
-        return self._changes[max(bisect_right(self._revisions, revision) + 1, self._dropped) :]
+        start = max(bisect_right(self._revisions, revision) + 1, self._dropped)
+        return self._changes[start : None if limit is None else start + limit]
 
     patch.setattr(WatchCache, "since", since)
 
 
 def history_repeats_one(patch: Patch) -> None:
-    def since(self: WatchCache, revision: int) -> Sequence[Change]:
+    def since(self: WatchCache, revision: int, limit: int | None = None) -> Sequence[Change]:
         self.check(revision)
-        return self._changes[max(bisect_left(self._revisions, revision), self._dropped) :]
+        start = max(bisect_left(self._revisions, revision), self._dropped)
+        return self._changes[start : None if limit is None else start + limit]
 
     patch.setattr(WatchCache, "since", since)
 

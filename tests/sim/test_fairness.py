@@ -41,7 +41,9 @@ Latencies = dict[str, list[float]]
 
 class Upstream:
     def __init__(self, sim: SimCluster) -> None:
-        self._peers = {name: StreamPeer(name, sim._connector(name)) for name in ("tp-1", "rp-1")}
+        self._peers = {
+            name: StreamPeer(name, sim._connector("outside", name)) for name in ("tp-1", "rp-1")
+        }
 
     def owner_of(self, tenant: str, storage: str = "") -> str:
         return "tp-1"
