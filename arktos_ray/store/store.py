@@ -325,11 +325,18 @@ class Store:
                     place = places[gvr] = (self.table(gvr), self.history(gvr))
                 table, history = place
                 previous = table.load(record)
-                # Else it is a row whose past is already forgotten.
                 if record.revision > history.floor and not self._is_forgotten(gvr, record):
                     history.append(Change(record, previous))
                     if count % 1_000 == 0 and len(history) > trim_at:
                         self._trim(gvr, history)
+                else:
+                    # Of a past that is forgotten. What it replaced goes together with it, or would
+                    # be there again when a deletion behind it is forgotten: an import that a crash
+                    # followed leaves such rows.
+                    if previous is not None:
+                        self._forgotten.append(previous.revision)
+                    if record.deleted:
+                        self._forgotten.append(record.revision)
                 self._last = record.revision
             for table in self._tables.values():
                 table.index()

@@ -71,7 +71,13 @@ class MovingWorld(consistency.World):
             kept = process.part.store
             floors.append(kept.history(GVR).floor)
             # Of what came in, as much is known as the other partition knew.
-            floors += [f for (g, who), f in kept._tenant_floors.items() if g == GVR and who != "*"]
+            # And a tenant that comes back drops what was left here of its first time.
+            wide = view.tenant == "all"
+            floors += [
+                floor
+                for (gvr, who), floor in kept._tenant_floors.items()
+                if gvr == GVR and (wide or who != "*")
+            ]
         assert revision < max(floors), "Expired, and nothing is gone"
 
 
