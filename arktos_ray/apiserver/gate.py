@@ -10,7 +10,7 @@ import asyncio
 
 from arktos_ray.api.calls import Call
 from arktos_ray.api.errors import moved
-from arktos_ray.store.moving import COMPLETE, DEPARTED, TENANTS
+from arktos_ray.store.moving import ARRIVING, COMPLETE, DEPARTED, TENANTS
 from arktos_ray.store.store import Store
 
 _READS = ("get", "list", "watch")
@@ -33,7 +33,8 @@ class Gate:
     def check_tenant(self, tenant: str, *, writes: bool) -> None:
         """Raises Moved."""
         mark = self._store.marks.get(tenant)
-        if mark is not None and mark.state == DEPARTED:
+        if mark is not None and mark.state in (DEPARTED, ARRIVING):
+            # While it arrives nobody should ask here, but old news may have sent them.
             raise moved(tenant, mark.other)
         if self._is_unsettled(tenant, writes):
             raise moved(tenant, "")
