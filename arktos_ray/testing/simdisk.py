@@ -13,7 +13,6 @@ hold everything that anybody was told against that.
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 import struct
 import zlib
@@ -23,9 +22,9 @@ from typing import Any
 import msgpack
 
 from arktos_ray.api.errors import StorageFull, Unavailable
-from arktos_ray.base.clock import Clock, SystemClock
-from arktos_ray.store.backends.memory import MemoryDisk
-from arktos_ray.store.port import Corrupt, Fenced, Lease, Row
+from arktos_ray.base.clock import Clock
+from arktos_ray.store.backends.memory import LeasedLog, MemoryDisk
+from arktos_ray.store.port import Corrupt, Lease, Row
 
 _HEADER = struct.Struct(">II")  # length and CRC-32 of the payload
 EPOCH_RECORD, ROWS_RECORD, COMPACT_RECORD = range(3)
@@ -70,11 +69,9 @@ class SimDisk(MemoryDisk):
         self._pending: list[bytes | int] = []  # pieces, and lengths to cut the file back to
         self._told = 0  # all records up to here are in `rows`
         self.listeners: list[Callable[[Row], None]] = []
-        # Faults: how many of the next writes find the disk full; of the next syncs fail; and how
-        # long one takes, which the simulator decides.
+        # Faults: how many of the next writes find the disk full, and of the next syncs fail.
         self.full_writes = 0
         self.broken_syncs = 0
-        self.delay_s: Callable[[], float] = lambda: 0.0
         self.crashes_with_pending = self.crashes_torn = self.survivors = 0
 
     # What a process may do.
@@ -161,7 +158,7 @@ def _apply(data: bytearray, change: bytes | int) -> None:
         data += change
 
 
-class RecordLog:
+class RecordLog(LeasedLog):
     """Opening it cuts away a torn end, and raises the epoch.
 
     With a lease it behaves as a log that another machine may open meanwhile (memory.py).
@@ -170,8 +167,8 @@ class RecordLog:
     def __init__(
         self, disk: SimDisk, lease: Lease | None = None, clock: Clock | None = None
     ) -> None:
-        self._disk, self._lease, self._clock = disk, lease, clock or SystemClock()
-        self._trusted_until = math.inf if lease is None else -math.inf
+        super().__init__(disk, lease, clock)
+        self._disk: SimDisk = disk
         self._one_at_a_time = asyncio.Lock()  # A record is undone by cutting the file's end away.
         records, self._end = self._read(disk.content())
         if self._end < len(disk.content()):
@@ -203,34 +200,6 @@ class RecordLog:
     @staticmethod
     def _read(data: bytes) -> tuple[list[Record], int]:
         return parse(data)
-
-    @property
-    def epoch(self) -> int:
-        return self._epoch
-
-    @property
-    def trusted_until(self) -> float:
-        return self._trusted_until
-
-    @property
-    def renew_every_s(self) -> float | None:
-        return None if self._lease is None else self._lease.renew_every_s
-
-    async def take_over(self) -> None:
-        if self._lease is not None:
-            wait_s = self._disk.owned_until - self._clock.monotonic()
-            if wait_s > 0:
-                await self._clock.sleep(wait_s)
-            await self.renew()
-
-    async def renew(self) -> None:
-        asked = self._clock.monotonic()
-        # Far away: who was replaced learns of it late enough to have done something wrong.
-        await asyncio.sleep(self._disk.delay_s())
-        self._check_epoch()
-        if self._lease is not None:
-            self._disk.owned_until = self._clock.monotonic() + self._lease.ttl_s
-            self._trusted_until = self._lease.until(asked)
 
     def replay(self) -> Iterator[Row]:
         rows, self._rows = self._rows, {}
@@ -280,14 +249,3 @@ class RecordLog:
                 return
             except DiskBroken:
                 continue
-
-    def _check_epoch(self) -> None:
-        if self._epoch != self._disk.epoch:
-            self._trusted_until = -math.inf
-            raise Fenced(f"fenced: epoch {self._epoch} was replaced by {self._disk.epoch}")
-
-    def close(self) -> None:
-        if self._epoch == self._disk.epoch:
-            self._disk.owned_until = -math.inf
-        if self._lease is not None:
-            self._trusted_until = -math.inf

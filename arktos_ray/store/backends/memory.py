@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from arktos_ray.api.errors import Failure
 from arktos_ray.base.clock import Clock, SystemClock
@@ -23,20 +23,16 @@ class MemoryDisk:
         self.floors: dict[str, int] = {}
         self.epoch = 0
         self.owned_until = -math.inf  # until when the last owner's lease may run
+        self.delay_s: Callable[[], float] = lambda: 0.0  # how long it takes to reach
 
 
-class MemoryLog:
-    def __init__(
-        self, disk: MemoryDisk | None = None, lease: Lease | None = None,
-        clock: Clock | None = None,
-    ) -> None:  # fmt: skip
-        self._disk = disk if disk is not None else MemoryDisk()
-        self._disk.epoch += 1
-        self._epoch = self._disk.epoch
-        self._lease = lease
-        self._clock = clock or SystemClock()
+class LeasedLog:
+    """What logs on a MemoryDisk share: an epoch, and with a lease the trust that runs out."""
+
+    def __init__(self, disk: MemoryDisk, lease: Lease | None, clock: Clock | None) -> None:
+        self._disk, self._lease, self._clock = disk, lease, clock or SystemClock()
+        self._epoch = 0
         self._trusted_until = math.inf if lease is None else -math.inf
-        self.fail_next: list[Failure] = []
 
     @property
     def epoch(self) -> int:
@@ -50,13 +46,6 @@ class MemoryLog:
     def renew_every_s(self) -> float | None:
         return None if self._lease is None else self._lease.renew_every_s
 
-    def replay(self) -> Iterator[Row]:
-        for revision in sorted(self._disk.rows):
-            yield self._disk.rows[revision]
-
-    def floors(self) -> dict[str, int]:
-        return dict(self._disk.floors)
-
     async def take_over(self) -> None:
         if self._lease is not None:
             wait_s = self._disk.owned_until - self._clock.monotonic()
@@ -66,11 +55,41 @@ class MemoryLog:
 
     async def renew(self) -> None:
         asked = self._clock.monotonic()
-        await asyncio.sleep(0)
+        # Far away: who was replaced learns of it late enough to have done something wrong.
+        await asyncio.sleep(self._disk.delay_s())
         self._check_epoch()
         if self._lease is not None:
             self._disk.owned_until = self._clock.monotonic() + self._lease.ttl_s
             self._trusted_until = self._lease.until(asked)
+
+    def _check_epoch(self) -> None:
+        if self._epoch != self._disk.epoch:
+            self._trusted_until = -math.inf
+            raise Fenced(f"fenced: epoch {self._epoch} was replaced by {self._disk.epoch}")
+
+    def close(self) -> None:
+        if self._epoch == self._disk.epoch:
+            self._disk.owned_until = -math.inf
+        if self._lease is not None:
+            self._trusted_until = -math.inf
+
+
+class MemoryLog(LeasedLog):
+    def __init__(
+        self, disk: MemoryDisk | None = None, lease: Lease | None = None,
+        clock: Clock | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(disk if disk is not None else MemoryDisk(), lease, clock)
+        self._disk.epoch += 1
+        self._epoch = self._disk.epoch
+        self.fail_next: list[Failure] = []
+
+    def replay(self) -> Iterator[Row]:
+        for revision in sorted(self._disk.rows):
+            yield self._disk.rows[revision]
+
+    def floors(self) -> dict[str, int]:
+        return dict(self._disk.floors)
 
     async def append(self, rows: Sequence[Row]) -> None:
         await asyncio.sleep(0)  # As with a disk, other writes come in while this one is under way.
@@ -86,14 +105,3 @@ class MemoryLog:
         for revision in revisions:
             self._disk.rows.pop(revision, None)
         self._disk.floors.update(floors)
-
-    def _check_epoch(self) -> None:
-        if self._epoch != self._disk.epoch:
-            self._trusted_until = -math.inf
-            raise Fenced(f"fenced: epoch {self._epoch} was replaced by {self._disk.epoch}")
-
-    def close(self) -> None:
-        if self._epoch == self._disk.epoch:
-            self._disk.owned_until = -math.inf
-        if self._lease is not None:
-            self._trusted_until = -math.inf
