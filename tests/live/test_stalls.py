@@ -7,32 +7,22 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from drills import DEADLINE_S, Ground, Load, small_disk
-from livekit import until
+from livekit import Say, until
 
 from arktos_ray.base import processes
 from arktos_ray.testing.load import LineWatch, connect, target, watch_request
 
 pytestmark = pytest.mark.live
 
-Say = Callable[[str], None]
 FROZEN_S = 5.0
 WATCHES = 1_000
 DISK_MB = 200
-
-
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Say:
-    def said(text: str) -> None:
-        with capsys.disabled():
-            print(f"\n  {text}", end=" ", flush=True)
-
-    return said
 
 
 @pytest.fixture(scope="module")
