@@ -51,6 +51,25 @@ class Endpoint:
     token: str = ""
 
 
+class _Unanswered(aiohttp.ClientError):
+    """Sent, and nobody knows what became of it."""
+
+
+async def _changes_once(
+    request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """aiohttp repeats what is idempotent when a kept connection breaks: reads only, please.
+
+    A DELETE that was done is told NotFound the second time, and an update Conflict.
+    """
+    try:
+        return await send(request)
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        if request.method == "GET" or isinstance(error, aiohttp.ClientConnectorError):
+            raise
+        raise _Unanswered(f"no answer to {request.method}: {error}") from error
+
+
 class HttpCaller:
     """Close it when done. Belongs to the event loop it was first used on."""
 
@@ -69,6 +88,7 @@ class HttpCaller:
                 connector=aiohttp.TCPConnector(ssl=self._endpoint.tls or True, limit=0),
                 timeout=aiohttp.ClientTimeout(total=None, connect=10.0),
                 read_bufsize=1 << 18,
+                middlewares=[_changes_once],
             )
         return self._session
 
