@@ -7,7 +7,8 @@ means nothing). A view leaves out changes, never an object, an appearance or a d
 may send columns instead of the object.
 
     ledger     {metadata: {tenant, namespace, name, uid}, spec: {nodeName}, demand: [amounts,
-               ports], status: {phase}}; changes of spec or phase
+               ports], status: {phase}}; changes of spec, and of phase
+               when another amount is taken
     scheduler  whole; of a pod on a node only changes of labels, spec, phase or deletion
     node       whole; only deletion
 
@@ -30,6 +31,8 @@ from arktos_ray.store.records import Record
 OPTION = "view"
 _SPEC, _STATUS = b',"spec":{', b',"status":{'
 _DELETION = b'"deletionTimestamp":"'
+# Phases in which a pod takes nothing of its node.
+_TAKES_LESS = ("Succeeded", "Failed", "NoSchedule")
 # Columns that were just made are asked for by one ledger after the other.
 _REMEMBERED = 4_096
 
@@ -70,7 +73,9 @@ def _same_spec(new: Record, old: Record) -> bool:
 
 
 def _for_ledger(new: Record, old: Record) -> bool:
-    return new.node != old.node or new.phase != old.phase or not _same_spec(new, old)
+    if new.node != old.node or not _same_spec(new, old):
+        return True
+    return new.phase != old.phase and (new.phase in _TAKES_LESS or old.phase in _TAKES_LESS)
 
 
 def _for_scheduler(new: Record, old: Record) -> bool:

@@ -57,6 +57,9 @@ class Watch:
         self._moves = bool(call.options.get("moves")) and call.user.trusted
         pace = call.options.get("pace", "")
         self._pace_s = min(int(pace[:4]), PACE_MS_MAX) / 1e3 if pace.isdecimal() else 0.0
+        # Views of ours that may hear late want to know what is, not each step on the way there.
+        # Of a deletion, and of who follows under the same name, they hear apart.
+        self._merges = bool(self._pace_s) and call.user.trusted
 
     def ask_progress(self, revision: int) -> None:
         # The others would wake up for nothing, and there may be thousands.
@@ -157,10 +160,13 @@ class Watch:
 
     def _translate(self, changes: Sequence[Change | Step]) -> list[WatchEvent]:
         match, prefix, view = self._match, self._prefix, self._view
-        events: list[WatchEvent] = []
+        told: list[tuple[str, Record, int] | WatchEvent | None] = []
+        latest: dict[str, int] | None = {} if self._merges else None  # path -> where in told
         for change in changes:
             if isinstance(change, Step):
-                events += self._stepped(change)
+                told += self._stepped(change)
+                if latest:
+                    latest.clear()  # It is about the objects of a whole tenant.
                 continue
             record, previous = change.record, change.previous
             if prefix and not record.path.startswith(prefix):
@@ -174,8 +180,20 @@ class Watch:
             elif kind == DELETED and not record.deleted and previous is not None:
                 # It left the view: what the watcher had of it, at the revision of leaving.
                 record = encode(record.revision, record.path, previous.decode(), deleted=True)
-            events.append(self._event(kind, record, change.revision))
-        return events
+            if latest is not None:
+                if kind == DELETED:
+                    latest.pop(record.path, None)
+                else:
+                    before = latest.get(record.path)
+                    if before is not None:
+                        kind, told[before] = told[before][0], None  # type: ignore[index]
+                    latest[record.path] = len(told)
+            told.append((kind, record, change.revision))
+        return [
+            each if isinstance(each, WatchEvent) else self._event(*each)
+            for each in told
+            if each is not None
+        ]
 
     def _stepped(self, step: Step) -> list[WatchEvent]:
         """A tenant came or went: its objects, as of just before, and then that this is all."""

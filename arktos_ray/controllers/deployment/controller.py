@@ -32,10 +32,10 @@ API_VERSION, KIND = "apps/v1", "Deployment"
 
 # ReplicaSets report in bursts (status of the old, of the new): look at both at once.
 SETTLE_S = 0.005
-# A status is written that long after it first differs, and the revision with it. What is created
-# has often started by then, and one write says so: each costs as much as a pod. Steps of a rollout
+# A status is written that long after it first differs, and the revision with it, or as soon as all
+# pods are there: one write says both, mostly, and each costs as much as a pod. Steps of a rollout
 # do not wait for it.
-STATUS_S = 0.1
+STATUS_S = 0.3
 
 
 class Deployments(Controller):
@@ -81,6 +81,8 @@ class Deployments(Controller):
                     alone = self._sets.index.count(controllers, ref["uid"]) <= 1
                     now = self._clock.monotonic()
                     due = self._status_due.setdefault(key, now + STATUS_S)
+                    if new is not None and _is_complete(new):
+                        due = self._status_due[key] = min(due, now + SETTLE_S)
                     self._loop.wake(key, max(due - now, SETTLE_S) if alone else SETTLE_S)
         if new is not None and owners.controller_of(new) is None:
             place = (new["metadata"]["tenant"], new["metadata"]["namespace"])
@@ -294,6 +296,11 @@ class Deployments(Controller):
         except NotFound:
             return
         self._loop.wrote(key, self._deployments, int(made["metadata"]["resourceVersion"]))
+
+
+def _is_complete(replica_set: Object) -> bool:
+    available: int = (replica_set.get("status") or {}).get("availableReplicas", 0)
+    return available >= planning.wanted(replica_set)
 
 
 def _same(one: Object, other: Object) -> bool:

@@ -16,7 +16,7 @@ from arktos_ray.api.names import Key
 from arktos_ray.client.index import controllers, key_of, namespaces, uncontrolled
 from arktos_ray.controllers import events, owners
 from arktos_ray.controllers.loop import Controller, ControllerClient, Loop, Parts, written
-from arktos_ray.controllers.pods import is_active, is_terminating
+from arktos_ray.controllers.pods import is_active, is_ready, is_terminating, ready_since
 from arktos_ray.controllers.replicaset import plan as planning
 from arktos_ray.controllers.replicaset.plan import Adopt, CreatePods, DeletePods, Object, Release
 
@@ -27,9 +27,11 @@ API_VERSION, KIND = "apps/v1", "ReplicaSet"
 # are one frame of 1 MB and hold the partition's writer for some 50 ms.
 BATCH_FIRST, BATCH_GROWTH, BATCH_MAX = 8, 4, 500
 # Pods report one by one, and more than once while they start: wait a little and count once, for
-# each status costs a write and a look of whoever owns the set, and counting n pods takes n us. One
-# pod is counted after 40 ms, 3,000 after 190.
-SETTLE_S, SETTLE_PER_POD_S, SETTLE_MAX_S = 0.040, 0.000_05, 0.5
+# each status costs a write and a look of whoever owns the set, and counting n pods takes 2n us. One
+# pod is counted after 40 ms, 3,000 after 640.
+SETTLE_S, SETTLE_PER_POD_S, SETTLE_MAX_S = 0.040, 0.000_2, 1.0
+# Pods that were created or placed are about to become ready: one status says both, mostly.
+STARTING_S = 0.3
 
 
 class ReplicaSets(Controller):
@@ -76,6 +78,8 @@ class ReplicaSets(Controller):
             lost = old is not None and is_active(old) and (new is None or not is_active(new))
             if lost:
                 self._loop.wake(key)
+            elif new is not None and is_active(new) and _readiness(old) == _readiness(new):
+                self._loop.wake(key, STARTING_S)
             else:
                 count = self._pods.index.count(controllers, ref["uid"])
                 self._loop.wake(key, min(SETTLE_S + SETTLE_PER_POD_S * count, SETTLE_MAX_S))
@@ -116,7 +120,7 @@ class ReplicaSets(Controller):
             case None:
                 return await self._report(key, replica_set, pods, None)
         if failure is None:
-            return SETTLE_S  # The status is for when the view has these pods, not before.
+            return STARTING_S  # The status is for when the view has these pods, not before.
         await self._report(key, replica_set, pods, failure)
         raise failure  # The loop tries again, later each time.
 
@@ -254,6 +258,11 @@ def _going(pod: Object) -> Object:
     """As the view will show it once it has caught up with our delete."""
     meta = pod["metadata"]
     return {**pod, "metadata": {**meta, "deletionTimestamp": meta.get("deletionTimestamp")}}
+
+
+def _readiness(pod: Object | None) -> float | None:
+    """Since when it is ready; None while it is not."""
+    return ready_since(pod) if pod is not None and is_ready(pod) else None
 
 
 def _moved(old: Object, new: Object) -> bool:

@@ -19,6 +19,7 @@ from arktos_ray.controllers.times import rfc3339, seconds
 Object = dict[str, Any]
 
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
+_NO_LABELS: Object = {}
 _PHASE_RANK = {"Pending": 0, "": 1, "Unknown": 1, "Running": 2}
 
 
@@ -52,18 +53,25 @@ Action = Adopt | Release | CreatePods | DeletePods
 def claim(replica_set: Object, owned: Iterable[Object], orphans: Iterable[Object]) -> list[Action]:
     """Whom to adopt and whom to let go, by the selector."""
     matches = parsed_selector(replica_set["spec"]["selector"]).matches
+    known: dict[int, bool] = {}  # Pods of one template share their labels (client/slim.py).
+
+    def fits(pod: Object) -> bool:
+        labels = pod["metadata"].get("labels") or _NO_LABELS
+        found = known.get(id(labels))
+        if found is None:
+            found = known[id(labels)] = matches(labels)
+        return found
+
     actions: list[Action] = [
         Release(pod, "its labels no longer match")
         for pod in owned
-        if not about.is_terminating(pod) and not matches(pod["metadata"].get("labels") or {})
+        if not about.is_terminating(pod) and not fits(pod)
     ]
     if not about.is_terminating(replica_set):
         actions += [
             Adopt(pod, "it matches, and nobody manages it")
             for pod in orphans
-            if about.is_active(pod)
-            and controller_of(pod) is None
-            and matches(pod["metadata"].get("labels") or {})
+            if about.is_active(pod) and controller_of(pod) is None and fits(pod)
         ]
     return actions
 

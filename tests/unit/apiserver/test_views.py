@@ -82,7 +82,7 @@ LIVE = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
 
 
 @story
-async def test_a_ledger_hears_of_a_binding_a_resize_and_an_end_as_columns(w: World) -> None:
+async def test_a_ledger_hears_of_what_a_pod_takes_and_of_nothing_else_as_columns(w: World) -> None:
     async def life() -> None:
         await w.pod("a")
         await w.bind("a")
@@ -93,15 +93,18 @@ async def test_a_ledger_hears_of_a_binding_a_resize_and_an_end_as_columns(w: Wor
         ]}}  # fmt: skip
         await w.client.patch("pods", key("a"), resized, "resize")
         await w.status("a", message="still here")
+        await w.status("a", phase="NoSchedule")  # A VM that is off on purpose.
+        await w.status("a", phase="Running")
         await w.status("a", phase="Succeeded")
 
     told = await w.told("ledger", LIVE, life)
     kinds = [kind for kind, _ in told]
-    assert kinds == ["ADDED", "MODIFIED", "MODIFIED", "DELETED"]
+    assert kinds == ["ADDED", "MODIFIED", "MODIFIED", "MODIFIED", "DELETED"]
     assert told[0][1]["spec"] == {"nodeName": "n1"}
     assert told[0][1]["metadata"]["name"] == "a"
     assert ["cpu", 100] in told[0][1]["demand"][0]
-    assert ["cpu", 300] in told[2][1]["demand"][0]
+    assert ["cpu", 300] in told[1][1]["demand"][0]
+    assert [body["status"]["phase"] for _, body in told[2:4]] == ["NoSchedule", "Running"]
     assert "containers" not in told[0][1]["spec"]
 
 
@@ -181,13 +184,54 @@ async def test_a_reader_who_is_spared_every_change_still_hears_how_far_it_is(w: 
     await watch.aclose()  # type: ignore[attr-defined]
 
 
-@story
-async def test_a_reader_in_no_hurry_is_told_more_at_once(w: World) -> None:
+async def _paced(w: World, client: Client, life: Callable[[], Awaitable[None]]) -> list[Any]:
+    """The first batch of a watch that may hear a second late of all that."""
     _, revision = await w.sim.eventually(lambda: w.client.list("pods"))
-    watch = w.client.watch("pods", resourceVersion=str(revision), pace="1000")
+    watch = client.watch("pods", resourceVersion=str(revision), pace="1000")
     first = asyncio.ensure_future(anext(watch))
-    await w.pod("a")
-    await w.bind("a")
-    await w.status("a", phase="Running")
-    assert [event.type for event in await first] == ["ADDED", "MODIFIED", "MODIFIED"]
+    await life()
+    events = await first
     await watch.aclose()  # type: ignore[attr-defined]
+    return [
+        (event.type, event.path.rpartition("/")[2], orjson.loads(event.body)) for event in events
+    ]
+
+
+@story
+async def test_a_reader_in_no_hurry_is_told_at_once_what_is(w: World) -> None:
+    async def life() -> None:
+        await w.pod("a")
+        await w.bind("a")
+        await w.pod("b")
+        await w.status("a", phase="Running")
+
+    told = await _paced(w, w.client, life)
+    assert [(kind, name) for kind, name, _ in told] == [("ADDED", "b"), ("ADDED", "a")]
+    assert told[1][2]["status"]["phase"] == "Running"
+
+
+@story
+async def test_what_ends_and_begins_again_is_told_apart(w: World) -> None:
+    async def life() -> None:
+        await w.pod("a")
+        await w.status("a", message="one")
+        await w.client.delete("pods", key("a"), gracePeriodSeconds=0)
+        await w.pod("a")
+        await w.status("a", message="two")
+
+    told = await _paced(w, w.client, life)
+    assert [kind for kind, *_ in told] == ["ADDED", "DELETED", "ADDED"]
+    assert told[0][2]["metadata"]["uid"] != told[2][2]["metadata"]["uid"]
+    assert told[2][2]["status"]["message"] == "two"
+
+
+@story
+async def test_a_tenant_in_no_hurry_is_told_every_change(w: World) -> None:
+    async def life() -> None:
+        await w.pod("a")
+        await w.bind("a")
+        await w.status("a", phase="Running")
+
+    stranger = Client(w.client.caller, User("ann", "system", ("system:masters",)))
+    told = await _paced(w, stranger, life)
+    assert [kind for kind, *_ in told] == ["ADDED", "MODIFIED", "MODIFIED"]
