@@ -72,7 +72,7 @@ def _chunk(rows: Sequence[Row]) -> Chunk:
 
 
 def _crc(number: int, count: int, piece: bytes) -> int:
-    return zlib.crc32(piece, number << 8 | count)
+    return zlib.crc32(piece, number << 16 | count)
 
 
 class Unpacker:

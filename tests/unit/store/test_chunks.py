@@ -49,6 +49,15 @@ def test_any_changed_byte_and_any_missing_part_is_noticed(data: st.DataObject) -
         unpacked([Chunk(chunk.rows, tuple(parts))])
 
 
+def test_a_changed_count_of_parts_is_noticed() -> None:
+    [chunk] = pack([row(1, 2 * PART_BYTES_MAX)])
+    parts = list(chunk.parts)
+    for high in range(1, 256):  # Among others the number of the part itself.
+        changed = parts[1][:2] + bytes([parts[1][2] ^ high]) + parts[1][3:]
+        with pytest.raises(Corrupt):
+            unpacked([Chunk(chunk.rows, (parts[0], changed, *parts[2:]))])
+
+
 def test_a_value_under_the_key_of_another_is_noticed() -> None:
     one, two = [next(pack([row(i)])) for i in (1, 2)]
     unpacker = Unpacker()
