@@ -9,17 +9,16 @@ write is one insert at the end of one B-tree, and recovery reads the file once, 
 
 from __future__ import annotations
 
-import asyncio
 import math
 import sqlite3
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
 from arktos_ray.api.errors import Failure, StorageFull, Unavailable
+from arktos_ray.base.worker import Worker
 from arktos_ray.store.port import Corrupt, Row
 
 T = TypeVar("T")
@@ -67,10 +66,10 @@ class SqliteLog:
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         # Its own thread: SQLite waits for the disk outside the interpreter lock.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"log-{path.stem}")
+        self._thread = Worker(f"log-{path.stem}")
         self._epoch = 0
         self._closed = False
-        self._db = self._thread.submit(self._open).result()
+        self._db = self._thread.wait(self._open)
 
     def _open(self) -> sqlite3.Connection:
         try:
@@ -144,7 +143,7 @@ class SqliteLog:
             count += len(page)
             for columns in page:
                 row = Row._make(columns[:-1])
-                if _crc(row) != columns[-1]:
+                if not _is_sound(row, columns[-1]):
                     raise self._corrupt(f"row {row.revision} ({row.gvr} {row.path})")
                 yield row
         [expected] = self._in_thread(lambda: self._db.execute(_SELECT_ROWS).fetchone())
@@ -156,19 +155,19 @@ class SqliteLog:
 
     def _in_thread(self, work: Callable[[], T]) -> T:
         try:
-            return self._thread.submit(work).result()
+            return self._thread.wait(work)
         except (sqlite3.Error, UnicodeDecodeError) as error:
             raise _failure(self._path, error) from error
 
     def floors(self) -> dict[str, int]:
         return dict(
-            self._thread.submit(
+            self._thread.wait(
                 lambda: self._db.execute("SELECT gvr, revision FROM floors").fetchall()
-            ).result()
+            )
         )
 
     async def append(self, rows: Sequence[Row]) -> None:
-        await self._run(lambda: self._append(rows))
+        await self._thread.run(lambda: self._append(rows))
 
     def _append(self, rows: Sequence[Row]) -> None:
         def work(db: sqlite3.Connection) -> None:
@@ -187,7 +186,7 @@ class SqliteLog:
                 list(floors.items()),
             )
 
-        await self._run(lambda: self._transaction(work))
+        await self._thread.run(lambda: self._transaction(work))
 
     def _transaction(self, work: Callable[[sqlite3.Connection], object]) -> None:
         try:
@@ -199,15 +198,12 @@ class SqliteLog:
                 self._db.execute("ROLLBACK")
             raise _failure(self._path, error) from error
 
-    async def _run(self, work: Callable[[], None]) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
     def close(self) -> None:
         if self._closed:
             return
         self._closed = True
-        self._thread.submit(self._db.close).result()
-        self._thread.shutdown()
+        self._thread.wait(self._db.close)
+        self._thread.close()
 
 
 def _wal_commits(wal: Path) -> list[int]:
@@ -240,6 +236,13 @@ def _good_header(header: bytes) -> bool:
         one = (one + first + two) & 0xFFFFFFFF
         two = (two + second + one) & 0xFFFFFFFF
     return struct.pack(">II", one, two) == header[24:32]
+
+
+def _is_sound(row: Row, crc: object) -> bool:
+    try:
+        return _crc(row) == crc
+    except TypeError:  # SQLite keeps a type with each value; a damaged one is another's.
+        return False
 
 
 def _crc(row: Row) -> int:

@@ -233,6 +233,23 @@ def test_a_damaged_byte_of_the_file_costs_nothing_or_is_noticed(
     assert found == finished.rows(len(finished.commits))
 
 
+def test_a_value_that_became_one_of_another_type_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "tp.db"
+    log = SqliteLog(path)
+    asyncio.run(log.append([Row(1, False, "pods", "t/n/p", b"{}", b"{}", "n1", "Running")]))
+    log.close()
+    for column in ("body", "labels", "deleted", "node"):
+        damaged = tmp_path / f"{column}.db"
+        shutil.copy(path, damaged)
+        with sqlite3.connect(damaged) as db:
+            db.execute(f"UPDATE log SET {column} = ?", (b"x" if column == "deleted" else 7,))
+        db.close()
+        again = SqliteLog(damaged)
+        with pytest.raises(Corrupt):
+            list(again.replay())
+        again.close()
+
+
 @settings(deadline=None, max_examples=100)
 @given(st.data())
 def test_a_damaged_byte_of_the_wal_costs_no_more_than_the_last_commit_or_is_noticed(
