@@ -10,7 +10,6 @@ import concurrent.futures
 import contextlib
 import faulthandler
 import fcntl
-import gc
 import importlib
 import json
 import logging
@@ -37,7 +36,7 @@ from arktos_ray.actors.part import Part, Spec, Surroundings
 from arktos_ray.actors.supervisor import Restarting, Supervisor
 from arktos_ray.actors.topology import FileTopology, topology_store
 from arktos_ray.api.errors import NotFound, Unavailable
-from arktos_ray.base import processes
+from arktos_ray.base import collector, processes
 from arktos_ray.base.log_files import LogFile
 from arktos_ray.base.places import Places, lock_holder
 from arktos_ray.tenancy.topology import unpack
@@ -48,9 +47,6 @@ T = TypeVar("T")
 
 # Above what all peers of an actor hold open together: parked `pull`s must not starve `report`.
 _CALLS_MAX = 10_000
-# Objects of the API are trees, which reference counts free. Walking them again and again in search
-# of cycles took a fifth of the CPU: 948 us a pod from create to Running, 777 us with these.
-_COLLECTOR_THRESHOLDS = (50_000, 50, 100)
 # A process that ends again and again waits before it tries once more: 0.25, 0.5, ... 10 s.
 _RESTART_WAIT_LEAST_S = 0.25
 _RESTART_WAIT_MOST_S = 10.0
@@ -363,7 +359,7 @@ class Shell:
     def __init__(self, make: str, spec: Spec) -> None:
         spec = machines.settle(spec, _here(), time.time())  # noqa: TID251
         self._make, self._spec, self._name = make, spec, spec["name"]
-        gc.set_threshold(*_COLLECTOR_THRESHOLDS)
+        collector.settle()
         self._log_to_file()
         self._lock = _sole_owner(Path(spec["run_dir"]) / f"{self._name}.lock")
         self._part: Part | None = None
@@ -388,7 +384,12 @@ class Shell:
     def _live(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.create_task(self._begin(), name="begin")
+        self._loop.call_later(collector.INTERVAL_S, self._tend)
         self._loop.run_forever()
+
+    def _tend(self) -> None:
+        collector.tend()
+        self._loop.call_later(collector.INTERVAL_S, self._tend)
 
     async def _begin(self) -> None:
         log.info("%s: process %d", self._name, os.getpid())
