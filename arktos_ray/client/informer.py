@@ -8,8 +8,8 @@ for seconds and into a GB, and nobody would be answered meanwhile.
 
 Not a filter: selectors are the server's work, so that n shards do not multiply traffic.
 Measured for a Pod of 2 KB on busy cores: 14 us an event, of which orjson.loads takes 7 and letting
-go of the old object 2. The collector of cycles costs more than that again when it walks over many
-decoded objects: an actor with large views should raise its thresholds (`gc.freeze`).
+go of the old object 2. A collector of cycles that walks over many decoded objects costs more than
+that again (base/collector.py).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Handler = Callable[[Object | None, Object | None], None]
 
 # A partition is back within 3 s of a crash (design.md D11): no reason to wait much longer.
 RETRY_FIRST_S = 0.05
-RETRY_LIMIT_S = 5.0
+RETRY_LIMIT_S = 2.0
 # How long a write may wait for a view that hears nothing of it: twice this at most.
 PACE_S = 0.1
 # Pods change three times while they start, and whoever keeps them in a view counts them or looks
@@ -164,7 +164,7 @@ class Informer:
                     self._apply(batch)
                     waits = self._waits()
             except Expired:
-                listed = False
+                listed, waits = False, self._waits()  # The partition answers: no reason to wait.
             except Failure as failure:
                 log.info("informer %s: %s", self.gvr, failure.message)
             # A watch that ends without a failure (a server's time limit) is resumed the same way.
