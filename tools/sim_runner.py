@@ -39,6 +39,8 @@ EXPECTED = (
     "feed relisted after Expired", "reservation refused", "reservation without an answer",
     "reservation found after a lost answer", "reservation overdue", "bind without an answer",
     "bind refused", "usage feed broken", "controller retried", "node silent", "evicted",
+    "tenant moved", "move given up", "tenant partition added", "resource partition added",
+    "partition drained", "partition removed",
 )  # fmt: skip
 # A seed takes a second or two of CPU; one that takes this long goes round in circles.
 SEED_S_MAX = 120

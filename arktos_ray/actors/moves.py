@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -299,10 +299,23 @@ class Moves:
         self._check_storage(tenant, answer.get("storage", ""))
         mark = self._store.marks.get(tenant)
         if mark is None or mark.state not in STAGING:
+            await self._to_its_end(self._note_coming(tenant, source), f"move {tenant} begins")
+        return True
+
+    async def _to_its_end(self, work: Coroutine[Any, Any, Failure | None], name: str) -> None:
+        """Not for who asked to cancel: they may be gone, and half of it would be done."""
+        failure = await asyncio.shield(self._tasks.start(work, name))
+        if failure is not None:
+            raise failure
+
+    async def _note_coming(self, tenant: str, source: str) -> Failure | None:
+        try:
             self._store.put_mark(Mark(tenant, ARRIVING, source))
             await self._store.commit()
-            self._drive(_Coming(tenant, source, ARRIVING))
-        return True
+        except Failure as failure:
+            return failure
+        self._drive(_Coming(tenant, source, ARRIVING))
+        return None
 
     def _check_storage(self, tenant: str, cluster: str) -> None:
         own = self._partition.storage
@@ -431,12 +444,17 @@ class Moves:
             raise Conflict(f"tenant {tenant} has all but arrived; the move will finish")
         coming.task.cancel()
         coming.state = "cancelled"
+        await self._to_its_end(self._give_up(coming), f"move {tenant} is given up")
+        return True
+
+    async def _give_up(self, coming: _Coming) -> Failure | None:
         # Makes the attempt void over there, and what is held goes on.
         with contextlib.suppress(Failure):
-            await self._ask(coming.source, "move-begin", tenant, self._part.ids.uid())
-        if not await self._abandon(coming):
-            raise Unavailable("the log takes no writes just now; cancel again")
-        return True
+            await self._ask(coming.source, "move-begin", coming.tenant, self._part.ids.uid())
+        if await self._abandon(coming):
+            return None
+        self._drive(_Coming(coming.tenant, coming.source, ARRIVING))
+        return Unavailable("the log takes no writes just now, and the move goes on; cancel again")
 
 
 def _batches(rows: Sequence[tuple[str, Record]]) -> list[list[Any]]:

@@ -19,6 +19,7 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf
 from typing import Any, Self, TypeVar
 
 from arktos_ray.actors.controller_shard import ControllerShard
@@ -69,8 +70,9 @@ class _SimPipe:
 
     def __init__(self, sim: SimCluster, connection: _Connection, to: Life | None) -> None:
         self._sim, self._connection = sim, connection
-        self._context = context_of(to)
+        self._to, self._context = to, context_of(to)
         self.deliver: Callable[[list[Any]], None]
+        self.overhear: Callable[[list[Any]], None] | None = None
         self._deframer = Deframer()
         self._arrives = 0.0
 
@@ -91,17 +93,28 @@ class _SimPipe:
             sim.counts["connection lost before a frame"] += 1
             sim.loop.call_at(at, self._connection.break_off)
             return
-        sim.loop.call_at(at, self._arrive, frame, context=self._context)
+        sim.loop.call_at(at, self._arrive, at, frame, context=self._context)
         if lost:
             # While the other side works on it, or just after it has answered.
             sim.counts["connection lost after a frame"] += 1
             later = at + sim.random.uniform(0, sim.faults.disk_delay_s[1])
             sim.loop.call_at(later, self._connection.break_off)
 
-    def _arrive(self, frame: bytes) -> None:
-        if not self._connection.broken:
-            for one in self._deframer.feed(frame):
-                self.deliver(one)
+    def _arrive(self, at: float, frame: bytes) -> None:
+        # Who stood still finds what came before the connection broke, as in a socket.
+        if at > self._connection.broken_at or (self._to is not None and self._to.ended):
+            return
+        for one in self._deframer.feed(frame):
+            if self.overhear is not None:
+                self.overhear(one)
+            self.deliver(one)
+
+    def end(self, lost: Callable[[], None]) -> None:
+        """The connection broke: whoever reads here is told, behind what it has not read yet."""
+        if self._to is not None and self._to.stalled:
+            self._sim.loop.call_soon(lost, context=self._context)
+        else:
+            lost()
 
     async def ready(self) -> None:
         return
@@ -116,18 +129,27 @@ class _SimPipe:
 
 class _Connection:
     def __init__(self, sim: SimCluster, names: tuple[str, str], part: Part, server: Life) -> None:
-        self.broken = False
+        self.broken_at = inf
         self.names = names
+        self._sim = sim
         to_server, to_client = _SimPipe(sim, self, server), _SimPipe(sim, self, LIFE.get())
+        self._pipes = to_server, to_client
         self.client = ClientEnd(names[1], to_server)
         self.server = ServerEnd(part, to_client, part.tasks)
         to_server.deliver, to_client.deliver = self.server.received, self.client.received
+        if sim.on_asked is not None:
+            to_server.overhear = partial(sim.on_asked, self)
+
+    @property
+    def broken(self) -> bool:
+        return self.broken_at < inf
 
     def break_off(self) -> None:
         if not self.broken:
-            self.broken = True
-            self.client.lost()
-            self.server.lost()
+            self.broken_at = self._sim.loop.time()
+            to_server, to_client = self._pipes
+            to_client.end(self.client.lost)
+            to_server.end(self.server.lost)
 
 
 class _BugsLogged(logging.Handler):
@@ -190,6 +212,8 @@ class SimCluster:
         # How often each fault was injected, and each interesting state was reached.
         self.counts: Counter[str] = Counter()
         self.notes: deque[str] = deque(maxlen=_NOTES_MAX)
+        # Told of every frame that reaches who is asked: a story may choose its moment by it.
+        self.on_asked: Callable[[_Connection, list[Any]], None] | None = None
         self._cuts: dict[frozenset[str], float] = {}
         self._logged = _BugsLogged(self.bugs)
         self.topology = topologies.fitted(
@@ -325,6 +349,8 @@ class SimCluster:
             await part.start()
             if process.life is life:
                 process.started = True
+            # The supervisor tells everybody who has started.
+            await part.request("follow", {"topology": self.topology.pack(), "acks": {}})
 
         context.run(part.tasks.start, begin(), f"{name}-start")
 
@@ -345,18 +371,22 @@ class SimCluster:
         for connection in connections:
             connection.break_off()
         # The process is gone: no task of it takes another step that anyone can see.
+        life.ended = True
         part.tasks.kill()
         self.loop.go_on(life)  # To its end, that is.
 
     def start(self, name: str) -> None:
-        if self.processes[name].part is None:
+        process = self.processes.get(name)  # It may have been removed meanwhile.
+        if process is not None and process.part is None:
             self._start(name)
 
     # Faults
 
     def crash(self, name: str, restart: bool = True) -> None:
         """kill -9, and after a while Ray starts it again."""
-        process = self.processes[name]
+        process = self.processes.get(name)
+        if process is None:
+            return  # It was removed before its time came.
         if process.part is None:
             self.counts["crash while down"] += 1
         elif not process.part.prepared:
@@ -397,7 +427,9 @@ class SimCluster:
         kill: the actor's lock ends the predecessor (docs/decisions/0005). Without it, as on
         another machine, the old one stays with its connections, and may wake up later.
         """
-        process = self.processes[name]
+        process = self.processes.get(name)
+        if process is None:
+            return  # It was removed before its time came.
         self.note(f"replace {name}")
         if process.part is not None and process.life.stalled:
             self.counts["stall with replacement"] += 1
@@ -409,15 +441,18 @@ class SimCluster:
             process.part, process.started, process.connections = None, False, []
         self.loop.call_soon(self.start, name)
 
-    def cut(self, one: str, other: str, seconds: float) -> None:
-        """Nothing passes between two parts for a while; then it does, or the connection is lost."""
+    def cut(self, one: str, other: str, seconds: float, lost: float = 0.3) -> None:
+        """Nothing passes between two parts for a while; then it does, or the connection is lost.
+
+        lost: how likely the latter is.
+        """
         self.counts["network cut"] += 1
         self.note(f"cut {one} | {other} for {seconds:.3f} s")
         pair = frozenset((one, other))
         until = self._cuts[pair] = max(self.cut_until(one, other), self.loop.time() + seconds)
         for name in (one, other):
             for connection in self.processes[name].connections if name in self.processes else ():
-                if frozenset(connection.names) == pair and self.random.random() < 0.3:
+                if frozenset(connection.names) == pair and self.random.random() < lost:
                     self.loop.call_at(until, connection.break_off)
 
     def cut_until(self, one: str, other: str) -> float:

@@ -22,11 +22,11 @@ EPOCH = 1_800_000_000.0
 class Life:
     """One incarnation of a part, as the loop sees it."""
 
-    __slots__ = ("aside", "name", "stalled")
+    __slots__ = ("aside", "ended", "name", "stalled")
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.stalled = False
+        self.stalled = self.ended = False
         self.aside: list[events.Handle] = []
 
 

@@ -51,6 +51,7 @@ CLOCK_STEP_S_MAX = 150.0
 # Two calls, each through two commits of the slowest kind, and then some.
 _ANSWER_S_MAX = 0.3
 COLORS = ("red", "blue")
+CALM_STEPS = 20
 ADMIN = User("system:admin", "system", ("system:masters",))
 # Small, so that watchers fall behind and history is forgotten within seconds.
 LIMITS = HistoryLimits(age_ms_min=1_500, changes_max=60, changes_min=10)
@@ -449,7 +450,7 @@ class Watcher:
                 async for events in watch:
                     for event in events:
                         self.see(segment, event)
-                    if self.rng.random() < 0.05:
+                    if self.rng.random() < 0.05 * self.world.busy:
                         await asyncio.sleep(self.rng.uniform(0, 1.0))  # A slow reader.
             except LOST:
                 self.world.sim.counts["watch resumed"] += 1
@@ -541,7 +542,7 @@ class Played:
     virtual_s: float
 
 
-def play(seed: int, *, steps: int = 80, writers: int = 6, weird: bool = True) -> Played:
+def play(seed: int, *, steps: int = 65, writers: int = 6, weird: bool = True) -> Played:
     """Run the story and check it; an AssertionError says what somebody should not have seen.
 
     weird: also stalls, cuts, slow and broken disks, clocks that jump.
@@ -661,6 +662,11 @@ def _run(world: World, steps: int, writers: int, weird: bool) -> None:
             process.clock.offset = 0.0
         # Lists of all are refused until the last clock has come to where the first one was.
         sim.run_for(6 + max(0.0, world.furthest - sim.loop.time()))
+        # A calm day: however much happens, everybody is told of it, and nothing else wakes them.
+        again = [Writer(world, writers + i).run(CALM_STEPS) for i in range(writers)]
+        sim.run(asyncio.gather(*again))
+        sim.run_for(2)
+        check_told(world)
         for home in HOMES.values():
             sim.crash(home)
         sim.run_for(4)
@@ -670,6 +676,18 @@ def _run(world: World, steps: int, writers: int, weird: bool) -> None:
             task.cancel()
         sim.loop.run_until_complete(asyncio.gather(*work, *running, return_exceptions=True))
         sim.loop.run_until_complete(world.front.tasks.close())
+
+
+def check_told(world: World) -> None:
+    """On a calm day no watch is behind."""
+    truth = Truth([process.disk for process in world.sim.processes.values()])
+    for segment in world.ledger.segments:
+        if not segment.ended:
+            newest = max(
+                (event[0] for event in truth.events(segment.view, segment.start)), default=0
+            )
+            told = segment.events[-1][0] if segment.events else 0
+            assert told == newest, f"a watch of {segment.view} is at {told}, and there is {newest}"
 
 
 def _raise_failed(tasks: Sequence[asyncio.Task[None]]) -> None:

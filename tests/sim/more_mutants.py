@@ -20,7 +20,6 @@ from arktos_ray.actors.simulated_nodes import SimulatedNodes
 from arktos_ray.actors.streams import CREDIT, REPLY, ClientEnd, ServerEnd
 from arktos_ray.client.informer import Informer
 from arktos_ray.controllers.loop import Loop
-from arktos_ray.controllers.nodelifecycle import plan as silence
 from arktos_ray.controllers.nodelifecycle.controller import NodeLifecycle
 from arktos_ray.controllers.scheduling import reservations
 from arktos_ray.controllers.scheduling.controller import Scheduling
@@ -294,16 +293,14 @@ def a_list_may_wait_for_ever_after_a_clock_step(patch: Patch) -> None:
 
 
 def nodes_are_judged_while_nobody_can_hear_them(patch: Patch) -> None:
-    real = NodeLifecycle.look
+    real = NodeLifecycle._listen
 
-    async def look(self: NodeLifecycle) -> None:
-        self._nodes.connected = self._leases.connected = True
-        self._calm_until = 0.0
-        self._budget = 1.0
-        await real(self)
+    async def listen(self: NodeLifecycle) -> list[str]:
+        heard = await real(self)
+        self._nodes.connected = True
+        return heard or []
 
-    patch.setattr(NodeLifecycle, "look", look)
-    patch.setattr(silence, "mode", lambda nodes, lost, limits: silence.Mode.NORMAL)
+    patch.setattr(NodeLifecycle, "_listen", listen)
 
 
 def nodes_do_not_look_at_what_was_bound_while_they_were_away(patch: Patch) -> None:
@@ -315,6 +312,7 @@ _SEEDS = 30
 crowded = partial(region.play, like="crowded")
 forgetful = partial(region.play, like="forgetful")
 long_day = partial(region.play, like="long")
+pinched = partial(region.play, like="pinched")
 
 # The mutant, the story that notices it, and with how many seeds at most.
 MUTANTS: list[tuple[Callable[[Patch], None], Story, int]] = [
@@ -336,19 +334,19 @@ MUTANTS: list[tuple[Callable[[Patch], None], Story, int]] = [
     (revisions_follow_the_clock_back, consistency.play, _SEEDS),
     (a_list_may_wait_for_ever_after_a_clock_step, consistency.play, _SEEDS),
     (nodes_do_not_look_at_what_was_bound_while_they_were_away, region.play, _SEEDS),
-]
-
-# Not noticed yet within so many seeds (or not tried for long enough): the stories are too weak for
-# these. Whoever strengthens one moves its row up.
-UNNOTICED: list[tuple[Callable[[Patch], None], Story, int]] = [
-    (fence_does_not_wait_for_writes_in_flight, region.play, _SEEDS),
-    (scheduler_trusts_a_ledger_that_restarted, crowded, _SEEDS),
-    (scheduler_sleeps_over_binds_that_failed, region.play, _SEEDS),
-    (scheduler_never_asks_what_it_holds, region.play, _SEEDS),
+    (fence_does_not_wait_for_writes_in_flight, pinched, _SEEDS),
+    (scheduler_never_asks_what_it_holds, pinched, _SEEDS),
     (credit_is_not_heard_of, consistency.play, _SEEDS),
     (informer_does_not_begin_anew_after_expired, forgetful, _SEEDS),
     (informer_loses_deletions_when_it_begins_anew, forgetful, _SEEDS),
     (feed_loses_deletions_when_it_lists_again, forgetful, _SEEDS),
     (the_epoch_is_not_compared, fencing.play, _SEEDS),
     (nodes_are_judged_while_nobody_can_hear_them, long_day, _SEEDS),
+]
+
+# Not noticed yet within so many seeds (or not tried for long enough): the stories are too weak for
+# these. Whoever strengthens one moves its row up.
+UNNOTICED: list[tuple[Callable[[Patch], None], Story, int]] = [
+    (scheduler_trusts_a_ledger_that_restarted, pinched, _SEEDS),
+    (scheduler_sleeps_over_binds_that_failed, pinched, _SEEDS),
 ]

@@ -18,28 +18,43 @@ from typing import Any
 
 import orjson
 import pytest
-from consistency import LOST, Played
+from consistency import LOST, Played, Segment, View
+from operating import Door, Operator, unfinished
 
+from arktos_ray.actors.controller_shard import ControllerShard
 from arktos_ray.actors.resource_partition import ResourcePartition
+from arktos_ray.actors.scheduler import Scheduler
+from arktos_ray.actors.streams import CALL, REQUEST, SUBSCRIBE
 from arktos_ray.actors.tenant_partition import TenantPartition
 from arktos_ray.api import quantity, scheme
-from arktos_ray.api.errors import AlreadyExists, Failure, NotFound
+from arktos_ray.api.calls import DELETED, Call
+from arktos_ray.api.errors import AlreadyExists, Expired, Failure, NotFound, decode
 from arktos_ray.api.names import Key
+from arktos_ray.apiserver.verbs.list import matcher
+from arktos_ray.client.index import key_of
 from arktos_ray.client.informer import Informer
 from arktos_ray.client.port import Client
 from arktos_ray.controllers.loop import Loop
 from arktos_ray.controllers.scheduling.feed import Feed
 from arktos_ray.store import store
 from arktos_ray.store.port import Row
+from arktos_ray.store.store import Store
 from arktos_ray.store.watchcache import HistoryLimits
 from arktos_ray.testing.sim import Faults, SimCluster
-from arktos_ray.testing.simloop import LIFE
+from arktos_ray.testing.simloop import LIFE, context_of
 
 # Everything is forgotten within seconds: who was away for longer has to list again.
 SHORT_MEMORY = HistoryLimits(age_ms_min=1_000, changes_max=60, changes_min=5)
 POD_CPU, NODE_CPU = 100, 1_000  # millicores
 # After the last fault: a lease that ran out, a reservation that nobody confirmed.
 REST_S_MAX = 240.0
+# What is asked when two decide something between them: who loses the answer, or forgets it, or
+# comes too late with it, must not make the other wrong.
+TELLING = {
+    "reserve", "held", "release", "binding", "create pods", "delete pods", "get pods",
+    "move-in", "move-cancel", "move-begin", "move-freeze", "move-depart", "export", "settled",
+    "follow",
+}  # fmt: skip
 # What the parts say in their logs when they reach a state that is worth reaching.
 STATES = {
     "no reservations from %s: %s": "reservation without an answer",
@@ -64,6 +79,8 @@ class Truth:
     def __init__(self, sim: SimCluster) -> None:
         self.sim = sim
         self.problems: list[str] = []
+        self.seen: set[int] = set()  # revisions
+        self.pod_rows: dict[int, tuple[str, bool]] = {}  # revision -> path, deleted
         self.room: dict[str, int] = {}  # of a node
         self.taken: Counter[str] = Counter()  # on a node, by what is bound there
         self.homes: dict[str, str] = {}  # uid -> its node, for ever
@@ -75,13 +92,35 @@ class Truth:
         self.past: defaultdict[str, deque[str]] = defaultdict(lambda: deque(maxlen=15))
 
     def saw(self, row: Row) -> None:
+        if row.revision in self.seen:
+            return  # A tenant moved: its rows are on another disk as well.
+        self.seen.add(row.revision)
         if row.gvr == "nodes":
             node = orjson.loads(row.body)
+            self._saw_node(node["metadata"]["name"], node)
             self.room[node["metadata"]["name"]] = quantity.milli(
                 node["status"]["allocatable"]["cpu"]
             )
         elif row.gvr == "pods":
+            self.pod_rows[row.revision] = row.path, row.deleted
             self._saw_pod(row, orjson.loads(row.body))
+
+    def pod_events(self, tenant: str, start: int, end: int) -> list[tuple[int, str, bool]]:
+        """Every change of its pods after a revision, up to another: what a watch must tell."""
+        return sorted(
+            (revision, path, deleted)
+            for revision, (path, deleted) in self.pod_rows.items()
+            if start < revision <= end and path.startswith(f"{tenant}/")
+        )
+
+    def _saw_node(self, name: str, node: dict[str, Any]) -> None:
+        for condition in node["status"].get("conditions") or ():
+            unheard = condition["type"] == "Ready" and condition["status"] == "Unknown"
+            if unheard and name not in self.failed:
+                # Whoever could not hear it must not say so.
+                self.problems.append(
+                    f"at {self.sim.loop.virtual:.4f} s: {name} is called silent, and never was"
+                )
 
     def _saw_pod(self, row: Row, pod: dict[str, Any]) -> None:
         meta, spec, status = pod["metadata"], pod["spec"], pod.get("status", {})
@@ -145,13 +184,17 @@ class Acting:
 
         async def reconcile(key: Any) -> float | None:
             what = (loop.name, partition, key)
-            other = self._busy.get(what)
-            if other is not None and self._is_alive(other):
-                self._truth.problems.append(f"{what}: {life.name} and {other} work on it at once")
+            other, began = self._busy.get(what), self._sim.loop.time()
             self._busy[what] = life.name
             try:
                 return await real(key)
             finally:
+                # Who looks at a key that is not its own, and lets it be, waits for nothing.
+                waited = self._sim.loop.time() > began
+                if waited and other is not None and self._is_alive(other):
+                    self._truth.problems.append(
+                        f"{what}: {life.name} and {other} work on it at once"
+                    )
                 if self._busy.get(what) == life.name:
                     del self._busy[what]
 
@@ -203,6 +246,7 @@ class Region:
         self.long = rng.random() < 0.25 if not like else like == "long"
         self.from_start = rng.random() < 0.3
         self.forgetful = rng.random() < 0.5 if not like else like == "forgetful"
+        self.mode = rng.choice(("kubemark", "instant"))
         faults = Faults(
             reset_chance=rng.choice((0.0, 0.001, 0.005, 0.02)),
             late_chance=rng.choice((0.0, 0.0, 0.005)),
@@ -213,14 +257,21 @@ class Region:
         )  # fmt: skip
         self.sim = SimCluster(
             seed, tenant_partitions=self.tps, resource_partitions=self.rps, nodes=self.nodes,
-            shards=self.shards, faults=faults, mode=rng.choice(("kubemark", "instant")),
+            shards=self.shards, faults=faults, mode=self.mode,
         )  # fmt: skip
         self.truth = Truth(self.sim)
         self.tenants = {f"t{i + 1}": f"tp-{i + 1}" for i in range(self.tps)}
+        # Partitions come and go, and tenants move.
+        self.operated = rng.random() < 0.3 if not like else like == "operated"
+        self.door = Door(self.sim, self.tenants)
+        self.follower_of = {tenant: Follower(self, tenant) for tenant in self.tenants}
+        # How likely something happens to two who are just deciding something between them.
+        self.pinches = rng.choice((0.0, 0.02, 0.1)) if like != "pinched" else 0.15
         self.wanted: dict[tuple[str, str], int] = {}
         self.left = self.nodes * NODE_CPU // POD_CPU * 7 // 10  # replicas that may still be wanted
         self.operations = 0
-        self.set_up = False
+        self.calm = False
+        self.settled: set[str] = set()  # tenants that are there, and may be moved
 
     # What the tenants do.
 
@@ -244,8 +295,12 @@ class Region:
 
     async def live(self, tenant: str, span_s: float) -> None:
         """One tenant's day: Deployments come, grow, shrink and go; some pods stand alone."""
-        client = self.sim.client(self.tenants[tenant], name=tenant)
+        if self.operated:
+            client = self.door.client()
+        else:
+            client = self.sim.client(self.tenants[tenant], name=tenant)
         await self.make_tenant(tenant, client)
+        self.settled.add(tenant)
         rng = random.Random(f"{self.sim.seed} {tenant}")
         count = rng.randrange(8, 20)
         single = 0
@@ -318,8 +373,14 @@ class Region:
             )
             for name in names
         ]  # fmt: skip
-        # One batch; whatever was there already is from a try without an answer.
-        await self.insist(lambda: client.write(calls))
+
+        async def make() -> None:
+            # One batch; whatever was there already is from a try without an answer.
+            for reply in await client.write(calls):
+                if not reply.ok and reply.code != AlreadyExists.code:
+                    raise decode(reply.body)
+
+        await self.insist(make)
 
     async def end_single(self, client: Client, tenant: str, name: str) -> None:
         key = Key(tenant, "default", name)
@@ -332,12 +393,14 @@ class Region:
         names = list(sim.processes)
         name = rng.choice(names)
         partition = rng.choice([n for n in names if n.startswith(("tp-", "rp-"))])
+        tps = list(sim.topology.names("tenant"))
         # Nodes that fell silent for 40 s are lost, and rightly so: nobody else may make them so.
-        is_host = name == "simulated-1"
+        is_host = name.startswith("simulated-")
         kind = rng.choices(
             ("crash", "twice", "stall", "replace", "cut", "full", "broken", "slow", "clock",
-             "node", "away", "blind"),
-            (22, 8, 10, 8, 10, 6, 4, 6, 6, 10 if self.long else 4, 6 if self.long else 0, 8),
+             "node", "away", "blind", "estranged"),
+            (22, 8, 10, 8, 10, 6, 4, 6, 6, 10 if self.long else 4, 6 if self.long else 0, 8,
+             20 if self.forgetful else 4),
         )[0]  # fmt: skip
         if kind == "crash":
             sim.crash(name)
@@ -359,9 +422,13 @@ class Region:
         elif kind == "blind":
             # A resource partition comes back, and cannot hear of what is bound on its nodes.
             victim = rng.choice([n for n in names if n.startswith("rp-")])
-            for other in rng.sample(list(self.tenants.values()), rng.randrange(1, self.tps + 1)):
+            for other in rng.sample(tps, rng.randrange(1, len(tps) + 1)):
                 sim.cut(other, victim, sim.faults.restart_s + rng.uniform(0.5, 4.0))
             sim.crash(victim)
+        elif kind == "estranged":
+            # A follower hears nothing of a partition for longer than its history.
+            follower = rng.choice([n for n in names if not n.startswith("tp-")])
+            sim.cut(follower, rng.choice(tps), rng.uniform(1.5, 4.0), lost=1.0)
         elif kind == "full":
             sim.fill_disk(partition, rng.randrange(1, 6))
         elif kind == "broken":
@@ -379,6 +446,59 @@ class Region:
             sim.loop.call_later(rng.uniform(41, 60), sim.start, victim)
         else:
             self.fail_node()
+
+    def overheard(self, connection: Any, frame: list[Any]) -> None:
+        """Somebody asks somebody: a moment at which a misfortune tells."""
+        kind, _, payload = frame
+        if kind in (REQUEST, SUBSCRIBE):
+            what = str(payload[0])
+        elif kind == CALL:
+            verb, gvr, subresource = payload[0][0], payload[0][1], payload[0][5]
+            what = subresource or f"{verb} {gvr}"
+        else:
+            return
+        if what in TELLING and self.rng.random() < self.pinches:
+            asker, answerer = connection.names
+            after = self.rng.choice((0.0, 0.002, 0.02)) * self.rng.random()
+            self.sim.loop.call_later(
+                after, self.pinch, what, asker, answerer, connection, context=context_of(None)
+            )
+
+    def pinch(self, what: str, asker: str, answerer: str, connection: Any) -> None:
+        """Something happens to who asks, to who is asked, or between them."""
+        sim, rng = self.sim, self.rng
+        if self.calm or answerer not in sim.processes:
+            return
+        is_tp = answerer.startswith("tp-")
+        kinds = ["lost", "answerer", "asker", "deaf"]
+        if is_tp:
+            # Nobody knows whether it happened, and for a while it has not; or it is refused.
+            kinds += ["slow", "full"]
+        if what == "binding":
+            kinds.append("forgotten")
+        kind = rng.choice(kinds)
+        sim.counts[f"pinched: {what}"] += 1
+        sim.note(f"{asker} asks {answerer}: {what}; {kind}")
+        if kind == "slow":
+            sim.slow_disk(answerer, rng.uniform(5, 50), rng.uniform(0.2, 1.0))
+            connection.break_off()
+        elif kind == "full":
+            sim.fill_disk(answerer, rng.randrange(1, 3))
+        elif kind == "forgotten":
+            # While it is on its way to the disk, a ledger begins anew, and knows what is there.
+            sim.slow_disk(answerer, rng.uniform(5, 50), rng.uniform(0.2, 1.0))
+            sim.crash(rng.choice(sim.topology.names("resource")))
+        elif kind == "answerer":
+            sim.crash(answerer)
+        elif kind == "asker" and asker in sim.processes:
+            sim.crash(asker)
+        elif kind == "deaf" and asker in sim.processes:
+            # It stands still with the answer at its door, while who gave it forgets.
+            is_host = asker.startswith("simulated-")
+            sim.stall(asker, rng.uniform(0.2, 1.0 if is_host else 6.0))
+            sim.loop.call_later(rng.uniform(0.0, 0.2), sim.crash, answerer)
+        else:
+            connection.break_off()
 
     def fail_node(self) -> None:
         part = self.sim.processes["simulated-1"].part
@@ -402,10 +522,15 @@ class Region:
 
     def run(self) -> None:
         sim, truth = self.sim, self.truth
-        for process in sim.processes.values():
-            process.disk.listeners.append(truth.saw)
+        for name in sim.processes:
+            self.listen(name)
+        if self.pinches:
+            sim.on_asked = self.overheard
         span_s = self.rng.uniform(60, 120) if self.long else self.rng.uniform(3, 10)
         work = [sim.loop.create_task(self.live(tenant, span_s)) for tenant in self.tenants]
+        following = [sim.loop.create_task(each.run()) for each in self.follower_of.values()]
+        if self.operated:
+            work.append(sim.loop.create_task(self.operate(span_s)))
         try:
             if not self.from_start:
                 sim.run_until(lambda: bool(self.wanted))
@@ -414,23 +539,52 @@ class Region:
                 sim.run_for(self.rng.uniform(0.01, 0.3) * span_s / 2)
                 self.misfortune()
                 truth.check()
+            self.calm = True
             sim.heal()
+            if self.operated:
+                # A tenant that comes to a clock that is far behind waits until that is there.
+                for process in sim.processes.values():
+                    process.clock.offset = 0.0
             for node in range(self.nodes):
                 sim.loop.call_later(0.5, self._recover_node, f"sim-{node}")
             self._wait(lambda: all(task.done() for task in work), "the tenants are done")
             for task in work:
                 task.result()
+            if self.operated:
+                self._wait(lambda: not self.unfinished(), "every move is over")
             self._wait(self.is_at_rest, "every Deployment has exactly its pods")
             self._wait(self.are_books_closed, "the ledgers say what is bound")
+            self._wait(lambda: not self.wrong_views(), "everybody sees what there is")
             sim.run_for(5)
             truth.check()
             assert self.is_at_rest(), self.why_not()
             assert self.are_books_closed(), self.books()
-            self.check_replay()
+            assert not self.unfinished(), self.unfinished()
+            for task in following:
+                assert not task.done(), task.exception()
+            for each in self.follower_of.values():
+                each.check()
+            if self.operated:
+                self.check_restart()
+            else:
+                self.check_replay()
         finally:
-            for task in work:
+            for task in (*work, *following):
                 task.cancel()
-            sim.loop.run_until_complete(asyncio.gather(*work, return_exceptions=True))
+            sim.loop.run_until_complete(asyncio.gather(*work, *following, return_exceptions=True))
+            sim.loop.run_until_complete(self.door.tasks.close())
+
+    def listen(self, name: str) -> None:
+        self.sim.processes[name].disk.listeners.append(self.truth.saw)
+
+    async def operate(self, span_s: float) -> None:
+        while len(self.settled) < len(self.tenants):
+            await asyncio.sleep(0.1)
+        operator = Operator(self.sim, self.door, list(self.tenants), self.mode, self.listen)
+        await operator.work(span_s)
+
+    def unfinished(self) -> str:
+        return unfinished(self.sim, list(self.tenants))
 
     def _wait(self, condition: Callable[[], bool], what: str) -> None:
         try:
@@ -439,7 +593,7 @@ class Region:
             self.truth.check()
             raise AssertionError(
                 f"{REST_S_MAX:.0f} s after the last fault it is not so that {what}:"
-                f" {self.why_not()}; {self.books()}"
+                f" {self.why_not()}; {self.books()}; {self.unfinished()}; {self.wrong_views()}"
             ) from None
         self.truth.check()
 
@@ -487,6 +641,72 @@ class Region:
     def are_books_closed(self) -> bool:
         return not self.books()
 
+    def wrong_views(self) -> str:
+        """Whoever keeps a view of a partition sees what is there, soon."""
+        for name, process in self.sim.processes.items():
+            part: Any = process.part
+            if isinstance(part, ControllerShard) and process.started:
+                for known in part.controllers._known.values():
+                    for neighbour in known.values():
+                        for informer in neighbour.informers._informers.values():
+                            wrong = self._wrong_in(informer)
+                            if wrong:
+                                return f"{name} sees {wrong}"
+            elif isinstance(part, Scheduler) and process.started:
+                store = self._store(part.spec["tenant_partition"])
+                if store is None:
+                    continue
+                there = {record.path for record in store.table("pods").range()}
+                differ = there ^ set(part.scheduling._uids)
+                if differ:
+                    return f"{name} sees pods that are not there, or not all: {differ}"
+                nodes = {node for node in part.scheduling._nodes.names if node}
+                if nodes != set(self.truth.room):
+                    return f"{name} sees the nodes {nodes}"
+        return ""
+
+    def _store(self, partition: str) -> Store | None:
+        process = self.sim.processes[partition]
+        part: Any = process.part
+        return part.store if process.started else None
+
+    def _wrong_in(self, informer: Informer) -> str:
+        partition = informer._client.caller.name  # type: ignore[attr-defined]
+        store = self._store(partition)
+        if store is None:
+            return ""
+        call = Call("list", informer.gvr, "all", options=informer._selectors)
+        match = matcher(call, scheme.resource(informer.gvr))
+        # The status of a node ages by itself, and is told a moment later.
+        exact = informer.gvr != "nodes"
+        there = {
+            (record.path, str(record.revision) if exact else "")
+            for record in store.table(informer.gvr).range()
+            if match is None or match(record)
+        }
+        seen = {
+            (key_of(obj).path(), obj["metadata"]["resourceVersion"] if exact else "")
+            for obj in informer.index
+        }
+        wrong = sorted(seen ^ there)
+        return f"{informer.gvr} of {partition} not as they are: {wrong[:4]}" if wrong else ""
+
+    def check_restart(self) -> None:
+        """What a partition holds it holds after a restart (rows of who moved lie in two logs)."""
+        sim = self.sim
+        names = sim.topology.names("tenant")
+        before = {name: self.held(name) for name in names}
+        for name in names:
+            sim.crash(name)
+        sim.run_until(lambda: all(sim.processes[name].started for name in names))
+        for name in names:
+            assert self.held(name) == before[name], f"{name} is not what it was before it restarted"
+
+    def held(self, name: str) -> dict[tuple[str, str], int]:
+        store = self.sim.part(name).store  # type: ignore[attr-defined]
+        gvrs = [gvr for gvr in store.counts() if gvr not in scheme.VOLATILE]
+        return {(gvr, r.path): r.revision for gvr in gvrs for r in store.table(gvr).range()}
+
     def check_replay(self) -> None:
         """What each partition holds is what its log says."""
         for name, process in self.sim.processes.items():
@@ -509,6 +729,49 @@ class Region:
             assert held.digest() == replayed.digest(), f"{name} is not what its log says"
 
 
+class Follower:
+    """Lists the pods of one tenant, then watches them, wherever it lives; resumes, and lists again
+    when it is told Expired."""
+
+    def __init__(self, region: Region, tenant: str) -> None:
+        self._region, self._tenant = region, tenant
+        self._segments: list[Segment] = []
+
+    async def run(self) -> None:
+        client = self._region.door.client()
+        rng = random.Random(f"follower {self._region.sim.seed} {self._tenant}")
+        while True:
+            try:
+                _, start = await client.list("pods", tenant=self._tenant)
+                segment = Segment(View(self._tenant, ""), start, position=start)
+                self._segments.append(segment)
+                while True:
+                    with contextlib.suppress(*LOST):
+                        async for events in client.watch(
+                            "pods", tenant=self._tenant, resourceVersion=str(segment.position)
+                        ):
+                            for event in events:
+                                assert event.revision > segment.position, "a watch goes back"
+                                segment.position = event.revision
+                                told = event.revision, event.type, event.path, ""
+                                segment.events.append(told)
+                    await asyncio.sleep(rng.choice((0.05, 0.05, 2.5)))
+            except Expired:
+                segment.ended = True
+            except Failure:
+                await asyncio.sleep(0.2)
+
+    def check(self) -> None:
+        for segment in self._segments:
+            end = segment.position if segment.ended else 1 << 62
+            expected = self._region.truth.pod_events(self._tenant, segment.start, end)
+            told = [(revision, path, kind == DELETED) for revision, kind, path, _ in segment.events]
+            assert told == expected, (
+                f"a watch of {self._tenant} from {segment.start}: told and not so, or so and not"
+                f" told: {sorted(set(told) ^ set(expected))[:5]}"
+            )
+
+
 async def _quietly(work: Awaitable[Any]) -> None:
     with contextlib.suppress(*LOST):
         await work
@@ -521,7 +784,7 @@ def _container(cpu: str) -> dict[str, Any]:
 def play(seed: int, *, like: str = "") -> Played:
     """A region's day; an AssertionError says what should not have been.
 
-    like: `long`, `crowded` or `forgetful`, whatever the seed would say.
+    like: `long`, `crowded`, `forgetful`, `operated` or `pinched`, whatever the seed would say.
     """
     region = Region(seed, like=like)
     sim = region.sim

@@ -215,6 +215,40 @@ def test_nobody_notices_that_a_tenant_moves(seed: int, crashes: bool) -> None:
         assert max(pauses) < 500
 
 
+@pytest.mark.parametrize("method", ["move-in", "move-cancel"])
+def test_who_asked_for_a_move_may_go_away_at_once(seed: int, method: str) -> None:
+    """What was begun is gone on with, and what was given up is given up."""
+    faults = Faults(disk_delay_s=(0.05, 0.1))
+    with SimCluster(
+        seed, tenant_partitions=2, resource_partitions=0, faults=faults, with_parts=False
+    ) as sim:
+        sim.run_until(lambda: all(process.started for process in sim.processes.values()))
+        tenant = {"metadata": {"name": "acme"}, "spec": {"storageClusterId": "0"}}
+        sim.run(sim.client("tp-1").create("tenants", "", "", tenant))
+
+        def ask(method: str) -> asyncio.Task[Any]:
+            caller: Any = sim.client("tp-2").caller
+            return sim.loop.create_task(
+                caller.request(method, {"tenant": "acme", "from": "tp-1"}), name="operator"
+            )
+
+        asked = ask("move-in")
+        if method == "move-cancel":
+            sim.run(asked)
+            sim.run_for(0.01)
+            asked = ask("move-cancel")
+        sim.run_for(sim.random.uniform(0.005, 0.06))
+        for connection in sim.processes["tp-2"].connections:
+            connection.break_off()
+        sim.run_for(10)
+        assert isinstance(asked.exception(), Failure), "it was not answered"
+        part: Any = sim.part("tp-2")
+        assert homes_of(sim, "acme") == (["tp-2"] if method == "move-in" else ["tp-1"])
+        assert part.store.staged("acme") == 0
+        if method == "move-cancel":
+            assert "acme" not in part.store.marks
+
+
 def test_workloads_go_on_while_their_tenants_move(seed: int) -> None:
     """Exactly the pods of each Deployment, the same ones, on nodes that are not oversubscribed."""
     with SimCluster(seed, nodes=8) as sim:
