@@ -58,8 +58,8 @@ _HIGH_WATER = ""
 _BACKLOG_CHANGES_MAX = 4_000
 # In bodies: the history lets go of them in time, a backlog does not. Stalled watchers share them.
 _BACKLOG_BYTES_MAX = 16 << 20
-# Of the history in one step of the loop: some milliseconds for who reads it.
-_CATCH_UP_CHANGES_MAX = 500
+# Of the history in one step of the loop, unless the reader takes larger pieces: some milliseconds.
+CATCH_UP_CHANGES_MAX = 500
 # Writes that collect while the disk is slow: of many seconds on a healthy one. Then 429.
 COLLECTED_WRITES_MAX = 50_000
 COLLECTED_BYTES_MAX = 128 << 20
@@ -94,9 +94,10 @@ class Subscription:
     """A place in the stream of changes of one resource. Read with `next`; `close` when done."""
 
     def __init__(
-        self, store: Store, gvr: str, scope: Scope, position: int, moves: bool = False
+        self, store: Store, gvr: str, scope: Scope, position: int, moves: bool, piece: int
     ) -> None:
         self._store = store
+        self._piece = piece  # changes of the history in one step
         self.gvr, self.scope = gvr, scope
         self.position = self._start = position  # everything up to here was handed out
         self.moves = moves  # hears of tenants that come and go
@@ -147,9 +148,7 @@ class Subscription:
             raise moved(self.scope.tenant, self._end.to, self.position)
         if self._lagging:
             self._store.check_moves(self.position, self.moves)
-            found, end = self._store.past(
-                self.gvr, self.scope, self.position, _CATCH_UP_CHANGES_MAX
-            )
+            found, end = self._store.past(self.gvr, self.scope, self.position, self._piece)
             if end:
                 self.position = end
                 return found
@@ -170,7 +169,11 @@ class Subscription:
     @property
     def waiting(self) -> int:
         """About how many changes `next_nowait` will give."""
-        return _CATCH_UP_CHANGES_MAX if self._lagging else len(self._waiting)
+        return self._piece if self._lagging else len(self._waiting)
+
+    @property
+    def lagging(self) -> bool:
+        return self._lagging
 
     async def ready(self, timeout_s: float | None = None) -> None:
         """Waits for changes, for the timeout, or until progress is asked for."""
@@ -671,15 +674,18 @@ class Store:
             found = [c for c in found if partition_of(c.revision) == self._partition]
         return found, past[-1].revision if limit is not None and len(past) == limit else 0
 
-    def subscribe(self, gvr: str, scope: Scope, revision: int, moves: bool = False) -> Subscription:
+    def subscribe(
+        self, gvr: str, scope: Scope, revision: int, moves: bool = False,
+        piece: int = CATCH_UP_CHANGES_MAX,
+    ) -> Subscription:  # fmt: skip
         """Changes after a revision, from the history first. Raises Expired.
 
-        moves: also the Steps of tenants that come and go.
+        moves: also the Steps of tenants that come and go. piece: of the history in one step.
         """
         self.check_open()
         self.check_past(gvr, scope.tenant, revision)
         self.check_moves(revision, moves)
-        subscription = Subscription(self, gvr, scope, revision, moves)
+        subscription = Subscription(self, gvr, scope, revision, moves, piece)
         if self.history(gvr).newest > revision:
             subscription.look_back()
         self._subscriptions.setdefault((gvr, scope), {})[subscription] = None
