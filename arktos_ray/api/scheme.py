@@ -74,6 +74,8 @@ class Resource:
 _STATUS = ("get", "patch", "update")
 _CORE = "k8s.io.api.core.v1."
 _APPS = "k8s.io.api.apps.v1."
+_RBAC = "k8s.io.api.rbac.v1."
+RBAC = "rbac.authorization.k8s.io"
 
 
 def _namespaced(group: str, plural: str, kind: str, schema: str, **more: object) -> Resource:
@@ -84,6 +86,19 @@ def _namespaced(group: str, plural: str, kind: str, schema: str, **more: object)
         kind,
         kind.lower(),
         Scope.NAMESPACED,
+        schema,
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def _tenant_scoped(group: str, plural: str, kind: str, schema: str, **more: object) -> Resource:
+    return Resource(
+        group,
+        "v1",
+        plural,
+        kind,
+        kind.lower(),
+        Scope.TENANT,
         schema,
         **more,  # type: ignore[arg-type]
     )
@@ -155,6 +170,12 @@ RESOURCES: tuple[Resource, ...] = (
     _namespaced(
         "discovery.k8s.io", "endpointslices", "EndpointSlice",
         "k8s.io.api.discovery.v1.EndpointSlice",
+    ),
+    _namespaced(RBAC, "roles", "Role", _RBAC + "Role"),
+    _namespaced(RBAC, "rolebindings", "RoleBinding", _RBAC + "RoleBinding"),
+    _tenant_scoped(RBAC, "clusterroles", "ClusterRole", _RBAC + "ClusterRole"),
+    _tenant_scoped(
+        RBAC, "clusterrolebindings", "ClusterRoleBinding", _RBAC + "ClusterRoleBinding"
     ),
 )  # fmt: skip
 

@@ -32,6 +32,7 @@ SPECS: dict[str, Object] = {
     "limitranges": {"spec": {"limits": []}},
     "controllerrevisions.apps": {"revision": 1, "data": {}},
     "endpointslices.discovery.k8s.io": {"addressType": "IPv4", "endpoints": []},
+    "rolebindings.rbac.authorization.k8s.io": {"roleRef": {"kind": "ClusterRole", "name": "view"}},
 }
 _REPLICATED = {
     "spec": {
