@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from arktos_ray.api.names import SYSTEM_TENANT
 from arktos_ray.api.scheme import RBAC
 
 Object = dict[str, Any]
@@ -24,6 +25,7 @@ AUTHENTICATED, UNAUTHENTICATED = "system:authenticated", "system:unauthenticated
 
 ADMIN_ROLE, ADMIN_BINDING, ADMIN = "admin-role", "admin-role-binding", "admin"
 _AGGREGATE = f"{RBAC}/aggregate-to-"
+_AUTOUPDATE = "rbac.authorization.kubernetes.io/autoupdate"
 _BOOTSTRAPPED = {"kubernetes.io/bootstrapping": "rbac-defaults"}
 
 _READ = ("get", "list", "watch")
@@ -67,6 +69,7 @@ _VIEW: list[Object] = [
         "bindings", "events", "limitranges", "namespaces", "namespaces/status", "pods/log",
         "pods/status", "replicationcontrollers/status", *_with(["resourcequotas"], "status"),
     ),
+    rule(_READ, [""], "namespaces"),
     rule(_READ, ["discovery.k8s.io"], "endpointslices"),
     rule(_READ, ["apps"], *_APPS, *_APPS_STATUS),
     rule(_READ, ["autoscaling"], *_with(["horizontalpodautoscalers"], "status")),
@@ -165,3 +168,26 @@ def of_a_tenant(tenant: str) -> tuple[tuple[str, Object], tuple[str, Object]]:
     for body in (role, binding):
         body["metadata"] = {"name": body["metadata"]["name"], "tenant": tenant}
     return (CLUSTER_ROLES, role), (CLUSTER_BINDINGS, binding)
+
+
+def of_the_system() -> list[tuple[str, Object]]:
+    """(resource, body) of the standing roles and bindings, as objects of the system tenant."""
+    found = [(CLUSTER_ROLES, body) for body in STANDING_ROLES]
+    found += [(CLUSTER_BINDINGS, body) for body in (SUPER_BINDING, *STANDING_BINDINGS)]
+    return [(gvr, _of_system(body)) for gvr, body in found]
+
+
+def _of_system(body: Object) -> Object:
+    annotations = {_AUTOUPDATE: "true"}
+    meta = {**body["metadata"], "tenant": SYSTEM_TENANT, "annotations": annotations}
+    return {**body, "metadata": meta}
+
+
+def is_outdated(kept: Object, body: Object) -> bool:
+    """Whether a standing role is not what this version says, and its owner lets us say so."""
+    annotations = kept["metadata"].get("annotations") or {}
+    if body["kind"] != "ClusterRole" or annotations.get(_AUTOUPDATE) == "false":
+        return False
+    if "aggregationRule" in body:  # Its rules are what it gathers.
+        return bool(kept.get("aggregationRule") != body["aggregationRule"])
+    return bool(kept.get("rules") != body["rules"])
