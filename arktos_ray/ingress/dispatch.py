@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from arktos_ray.api import errors, list_options, scheme
 from arktos_ray.api.calls import BOOKMARK, Call, Peer, Reply, User, WatchEvent
@@ -15,7 +15,7 @@ from arktos_ray.base.bounded import Bounded, Closed
 from arktos_ray.base.clock import Clock
 from arktos_ray.base.tasks import Tasks
 from arktos_ray.ingress import merge, status
-from arktos_ray.ingress.authn import is_super
+from arktos_ray.ingress.authn import Ask, is_super
 from arktos_ray.ingress.homes import Each, One, Search, home_of, spans
 from arktos_ray.ingress.lanes import Lanes
 from arktos_ray.ingress.limits import Limits
@@ -40,18 +40,6 @@ _ALSO = {
 }  # fmt: skip
 # A step between two partitions takes a few milliseconds.
 _RESHAPED_PAUSE_S = 0.01
-
-
-class Ask(NamedTuple):
-    """Something that a role may allow: a verb on a kind of object, or on a path."""
-
-    verb: str
-    group: str = ""
-    resource: str = ""
-    subresource: str = ""
-    namespace: str = ""
-    name: str = ""
-    path: str = ""
 
 
 @contextlib.asynccontextmanager
@@ -153,12 +141,18 @@ class Dispatcher:
         verbs = await self._own(call.user).request("granted", [asked.pack(), list(more)])
         return replace(call, granted=tuple(verbs))
 
-    async def may(self, user: User, *asks: Ask) -> list[bool]:
+    async def may(self, user: User, asks: Sequence[Ask]) -> list[bool]:
         """What the roles of the user's own tenant allow."""
-        answers: list[bool] = await self._own(user).request(
-            "may", [user.pack(), [list(ask) for ask in asks]]
-        )
-        return answers
+        if is_super(user):
+            return [True] * len(asks)
+        payload = [user.pack(), [list(ask) for ask in asks]]
+        partition = self._upstream.owner_of(user.tenant)
+        while True:
+            try:
+                answers: list[bool] = await self._upstream.peer(partition).request("may", payload)
+                return answers
+            except errors.Moved as failure:
+                partition = await self._whereto(partition, failure)
 
     async def _guarded(self, call: Call) -> AsyncIterator[list[WatchEvent]]:
         """A watch that ends when the partition of its user withdraws the right to it."""
