@@ -308,3 +308,126 @@ def test_what_was_granted_elsewhere_is_one_verb_and_no_other() -> None:
         assert orjson.loads(reply.body)["reason"] == "Forbidden"
 
     acme(story)
+
+
+# Giving no more than one has
+
+
+def fixed(verbs: str, resources: str, *names: str) -> list[Object]:
+    rules: list[Object] = role("x", verbs, resources, *names)["rules"]
+    return rules
+
+
+async def may_make_roles(w: Acme, *more: Object) -> None:
+    """Ann writes roles and bindings in the namespace, and may besides what is said."""
+    rule = {
+        "verbs": ["create", "update", "patch"], "apiGroups": [GROUP],
+        "resources": ["roles", "rolebindings"],
+    }  # fmt: skip
+    made = {"metadata": {"name": "ann"}, "rules": [rule, *more]}
+    await w.ok("create", ROLES, made, at=HERE)
+    await w.ok("create", BINDINGS, binding("ann", "ann", kind="Role"), at=HERE)
+
+
+def test_a_role_that_gives_more_than_its_maker_holds_is_refused_and_says_what() -> None:
+    async def story(w: Acme) -> None:
+        await may_make_roles(w, *fixed("get list", "pods"))
+        await w.ok("create", ROLES, role("fine", "get", "pods"), at=HERE, user=ANN)
+        assert await w.fails(
+            403, "create", ROLES, role("more", "get delete", "pods secrets"), at=HERE, user=ANN
+        ) == (
+            f'{ROLES} "more" is forbidden: user "ann" (groups=["devs" "{KNOWN}"]) is attempting to'
+            " grant RBAC permissions not currently held:\n"
+            '{APIGroups:[""], Resources:["pods"], Verbs:["delete"]}\n'
+            '{APIGroups:[""], Resources:["secrets"], Verbs:["delete" "get"]}'
+        )
+        await w.fails(403, "update", ROLES, role("fine", "*", "*"), name="fine", user=ANN)
+        merge = {"rules": fixed("get", "secrets")}
+        await w.fails(403, "patch", ROLES, merge, name="fine", user=ANN,
+                      kind="application/merge-patch+json")  # fmt: skip
+        applied = {**role("new", "*", "pods"), "apiVersion": f"{GROUP}/v1", "kind": "Role"}
+        await w.fails(403, "patch", ROLES, applied, name="new", user=ANN, kind=APPLY,
+                      fieldManager="t")  # fmt: skip
+        label = {"metadata": {"labels": {"a": "b"}}}
+        await w.ok("patch", ROLES, label, name="fine", user=ANN,
+                   kind="application/merge-patch+json")  # fmt: skip
+        wide = role("wide", " ".join(f"v{i}" for i in range(200)), "p " * 200)
+        wide["rules"][0]["resources"] = [f"r{i}" for i in range(200)]
+        assert "split the role" in await w.fails(403, "create", ROLES, wide, at=HERE, user=ANN)
+
+    acme(story)
+
+
+def test_a_binding_gives_a_role_only_by_whom_holds_it_or_may_bind_it() -> None:
+    async def story(w: Acme) -> None:
+        bind = {"verbs": ["bind"], "apiGroups": [GROUP], "resources": ["clusterroles"],
+                "resourceNames": ["edit"]}  # fmt: skip
+        await may_make_roles(w, *fixed("get", "pods"), bind)
+        await w.ok("create", ROLES, role("held", "get", "pods"), at=HERE)
+        await w.ok("create", ROLES, role("secret", "get", "secrets"), at=HERE)
+
+        def bound(name: str, to: str, kind: str = "ClusterRole") -> Object:
+            return binding(name, to, "eve", kind)
+
+        await w.ok("create", BINDINGS, bound("a", "held", "Role"), at=HERE, user=ANN)
+        await w.ok("create", BINDINGS, bound("b", "edit"), at=HERE, user=ANN)
+        for to, kind in (("secret", "Role"), ("admin", "ClusterRole"), ("view", "ClusterRole")):
+            refusal = await w.fails(
+                403, "create", BINDINGS, bound("c", to, kind), at=HERE, user=ANN
+            )
+            assert "is attempting to grant RBAC permissions not currently held" in refusal
+        assert await w.fails(404, "create", BINDINGS, bound("c", "gone"), at=HERE, user=ANN) == (
+            f'{CLUSTER_ROLES} "gone" not found'
+        )
+        more = bound("a", "held", "Role")
+        more["subjects"].append({"kind": "Group", "apiGroup": GROUP, "name": "devs"})
+        await w.ok("update", BINDINGS, more, name="a", user=ANN)
+        # The administrator may bind what is not there yet.
+        await w.ok("create", BINDINGS, bound("d", "later"), at=HERE)
+
+    acme(story)
+
+
+def test_escalate_lets_its_owner_write_any_role_and_aggregation_needs_everything() -> None:
+    async def story(w: Acme) -> None:
+        roles_rule = {"verbs": ["create", "update"], "apiGroups": [GROUP],
+                      "resources": ["clusterroles"]}  # fmt: skip
+        plain = {"metadata": {"name": "plain"}, "rules": [roles_rule]}
+        escalating = {"metadata": {"name": "high"}, "rules": [
+            {**roles_rule, "verbs": ["create", "update", "escalate"]},
+        ]}  # fmt: skip
+        for made, user in ((plain, "ann"), (escalating, "eve")):
+            name = made["metadata"]["name"]
+            await w.ok("create", CLUSTER_ROLES, made, at=TENANT)
+            await w.ok("create", CLUSTER_BINDINGS, binding(name, name, user), at=TENANT)
+        gathers = {
+            "metadata": {"name": "g"},
+            "rules": [],
+            "aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"a": "b"}}]},
+        }
+        eve = User("eve", "acme")
+        assert await w.fails(403, "create", CLUSTER_ROLES, gathers, at=TENANT, user=ANN) == (
+            f'{CLUSTER_ROLES} "g" is forbidden: must have cluster-admin privileges to use the'
+            " aggregationRule"
+        )
+        await w.ok("create", CLUSTER_ROLES, gathers, at=TENANT, user=eve)
+        await w.ok("create", CLUSTER_ROLES, role("all", "*", "*"), at=TENANT, user=eve)
+        await w.fails(403, "create", CLUSTER_ROLES, role("more", "*", "*"), at=TENANT, user=ANN)
+
+    acme(story)
+
+
+def test_an_operator_writes_roles_of_tenants_only_with_escalate_or_bind() -> None:
+    async def story(w: Acme) -> None:
+        call = w.call("create", ROLES, role("r", "get", "pods"), at=HERE, user=OP)
+        call.granted = ("create",)
+        [reply] = await w.part.call([call])
+        assert (reply.code, "not currently held" in errors.decode(reply.body).message) == (
+            403,
+            True,
+        )
+        call.granted = ("create", "escalate")
+        [reply] = await w.part.call([call])
+        assert reply.code == 201, reply.body
+
+    acme(story)
