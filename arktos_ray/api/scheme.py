@@ -76,6 +76,7 @@ _CORE = "k8s.io.api.core.v1."
 _APPS = "k8s.io.api.apps.v1."
 _RBAC = "k8s.io.api.rbac.v1."
 RBAC = "rbac.authorization.k8s.io"
+_AUTHORIZATION = "authorization.k8s.io"
 
 
 def _namespaced(group: str, plural: str, kind: str, schema: str, **more: object) -> Resource:
@@ -176,6 +177,21 @@ RESOURCES: tuple[Resource, ...] = (
     _tenant_scoped(RBAC, "clusterroles", "ClusterRole", _RBAC + "ClusterRole"),
     _tenant_scoped(
         RBAC, "clusterrolebindings", "ClusterRoleBinding", _RBAC + "ClusterRoleBinding"
+    ),
+    _namespaced(
+        _AUTHORIZATION, "localsubjectaccessreviews", "LocalSubjectAccessReview",
+        "k8s.io.api.authorization.v1.LocalSubjectAccessReview", verbs=("create",), virtual=True,
+    ),
+    *[
+        _tenant_scoped(
+            _AUTHORIZATION, kind.lower() + "s", kind, f"k8s.io.api.authorization.v1.{kind}",
+            verbs=("create",), virtual=True,
+        )
+        for kind in ("SelfSubjectAccessReview", "SelfSubjectRulesReview", "SubjectAccessReview")
+    ],
+    _tenant_scoped(
+        "authentication.k8s.io", "selfsubjectreviews", "SelfSubjectReview",
+        "k8s.io.api.authentication.v1.SelfSubjectReview", verbs=("create",), virtual=True,
     ),
 )  # fmt: skip
 

@@ -20,6 +20,8 @@ from arktos_ray.api.scheme import Resource
 from arktos_ray.apiserver.rights import RightsOfTenants
 from arktos_ray.tenancy.roles import SUPER_GROUP
 
+_CLUSTER_PATHS = ("/metrics", "/arktos")
+
 
 def authorize(rights: RightsOfTenants, call: Call, resource: Resource) -> None:
     """Raises Forbidden, in the same words whether or not the object exists.
@@ -86,6 +88,11 @@ def may(
     if path:
         return of_tenant.may_path(user, verb, path)
     return of_tenant.may(user, verb, group, plural, subresource, namespace, name)
+
+
+def is_of_cluster(path: str) -> bool:
+    """Whether the ingress keeps this path from users of tenants, whatever their roles say."""
+    return any(path == one or path.startswith(one + "/") for one in _CLUSTER_PATHS)
 
 
 def is_super(user: User) -> bool:

@@ -27,6 +27,7 @@ from arktos_ray.apiserver.verbs.delete import delete, deletecollection
 from arktos_ray.apiserver.verbs.get import get
 from arktos_ray.apiserver.verbs.list import list_objects
 from arktos_ray.apiserver.verbs.patch import patch
+from arktos_ray.apiserver.verbs.review import review
 from arktos_ray.apiserver.verbs.update import update
 from arktos_ray.apiserver.verbs.watch import Watch
 
@@ -137,7 +138,7 @@ class Server:
             raise errors.MethodNotAllowed(
                 "the server does not allow this method on the requested resource"
             )
-        return _VERBS[call.verb]
+        return review if resource.virtual else _VERBS[call.verb]
 
     async def watch(self, call: Call) -> AsyncIterator[list[WatchEvent]]:
         resource = resource_of(call)

@@ -180,7 +180,8 @@ class Dispatcher:
 
         async with (
             closing(self._own(call.user).subscribe("remains", asked.pack())) as guard,
-            closing(self._watch(replace(call, granted=(call.verb,)))[0]) as batches,
+            # A watch of several begins with a list.
+            closing(self._watch(replace(call, granted=("watch", "list")))[0]) as batches,
         ):
             await anext(guard)
             try:

@@ -431,3 +431,106 @@ def test_an_operator_writes_roles_of_tenants_only_with_escalate_or_bind() -> Non
         assert reply.code == 201, reply.body
 
     acme(story)
+
+
+# Questions
+
+AUTHORIZATION = "authorization.k8s.io"
+
+
+def about(verb: str, resource: str, namespace: str = "n", **more: str) -> Object:
+    return {"spec": {"resourceAttributes": {
+        "verb": verb, "resource": resource, "namespace": namespace, **more,
+    }}}  # fmt: skip
+
+
+async def can(w: Acme, user: User, question: Object, at: Any = TENANT) -> bool:
+    gvr = f"selfsubjectaccessreviews.{AUTHORIZATION}"
+    answer = await w.ok("create", gvr, question, at=at, user=user)
+    assert answer["kind"] == "SelfSubjectAccessReview"
+    allowed: bool = answer["status"]["allowed"]
+    return allowed
+
+
+def test_can_i_says_what_would_happen() -> None:
+    async def story(w: Acme) -> None:
+        admin = User("admin", "acme", (KNOWN,))
+        assert not await can(w, ANN, about("get", "pods"))
+        await w.ok("create", BINDINGS, binding("b", "edit"), at=HERE)
+        assert await can(w, ANN, about("get", "pods"))
+        assert await can(w, ANN, about("get", "pods", subresource="log"))
+        assert await can(w, ANN, about("patch", "deployments", group="apps"))
+        assert not await can(w, ANN, about("get", "pods", "other"))
+        assert not await can(w, ANN, about("get", "pods", tenant="b"))
+        assert await can(w, admin, about("*", "*", "", group="*"))
+        for gvr in ("nodes", "tenants"):
+            assert not await can(w, admin, about("list", gvr, ""))
+            assert await can(w, ADMIN, about("list", gvr, ""), SYSTEM)
+        for path, yes in (("/apis", True), ("/metrics", False), ("/arktos/v1/status", False)):
+            asked = {"spec": {"nonResourceAttributes": {"verb": "get", "path": path}}}
+            assert await can(w, admin, asked) is yes
+            assert await can(w, ADMIN, asked, SYSTEM)
+
+    acme(story)
+
+
+def test_others_are_asked_about_by_whom_may_and_as_users_of_the_tenant() -> None:
+    async def story(w: Acme) -> None:
+        await w.ok("create", BINDINGS, binding("b", "view"), at=HERE)
+        gvr, local = (f"{one}.{AUTHORIZATION}" for one in (
+            "subjectaccessreviews", "localsubjectaccessreviews",
+        ))  # fmt: skip
+        question = about("get", "pods")
+        question["spec"]["user"] = "ann"
+        await w.fails(403, "create", gvr, question, at=TENANT, user=ANN)
+        assert (await w.ok("create", gvr, question, at=TENANT))["status"]["allowed"]
+        assert (await w.ok("create", local, question, at=HERE))["status"]["allowed"]
+        question["spec"]["user"] = "bob"
+        assert not (await w.ok("create", gvr, question, at=TENANT))["status"]["allowed"]
+        question["spec"] |= {"user": "", "groups": ["system:masters"]}
+        assert not (await w.ok("create", gvr, question, at=TENANT))["status"]["allowed"]
+        assert (await w.ok("create", gvr, question, at=SYSTEM, user=ADMIN))["status"]["allowed"]
+        paths = {"user": "ann", "nonResourceAttributes": {"verb": "get", "path": "/metrics"}}
+        assert not (await w.ok("create", gvr, {"spec": paths}, at=TENANT))["status"]["allowed"]
+        for spec, why in (
+            ({"user": "ann"}, "exactly one of nonResourceAttributes or resourceAttributes"),
+            (about("get", "pods")["spec"], "at least one of user or group must be specified"),
+        ):
+            assert why in await w.fails(422, "create", gvr, {"spec": spec}, at=TENANT)
+        elsewhere = {"spec": {**about("get", "pods", "m")["spec"], "user": "ann"}}
+        assert "must match metadata.namespace" in await w.fails(422, "create", local, elsewhere,
+                                                                at=HERE)  # fmt: skip
+
+    acme(story)
+
+
+def test_the_rules_that_one_has_in_a_namespace() -> None:
+    async def story(w: Acme) -> None:
+        await may_make_roles(w, *fixed("get", "pods"))
+        gvr = f"selfsubjectrulesreviews.{AUTHORIZATION}"
+        question = {"spec": {"namespace": "n"}}
+        status = (await w.ok("create", gvr, question, at=TENANT, user=ANN))["status"]
+        assert fixed("get", "pods")[0] in status["resourceRules"]
+        assert any("selfsubjectreviews" in rule["resources"] for rule in status["resourceRules"])
+        assert any("/api/*" in rule["nonResourceURLs"] for rule in status["nonResourceRules"])
+        assert status["incomplete"] is False
+        elsewhere = {"spec": {"namespace": "m"}}
+        status = (await w.ok("create", gvr, elsewhere, at=TENANT, user=ANN))["status"]
+        assert fixed("get", "pods")[0] not in status["resourceRules"]
+        status = (await w.ok("create", gvr, question, at=SYSTEM, user=ADMIN))["status"]
+        assert {"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]} in status["resourceRules"]
+
+    acme(story)
+
+
+def test_who_am_i() -> None:
+    async def story(w: Acme) -> None:
+        user = User("ann", "acme", ("devs", KNOWN), "7", extra=(("scopes", ("a", "b")),))
+        gvr = "selfsubjectreviews.authentication.k8s.io"
+        answer = await w.ok("create", gvr, {}, at=TENANT, user=user)
+        assert answer["status"]["userInfo"] == {
+            "username": "ann", "uid": "7", "groups": ["devs", KNOWN],
+            "extra": {"scopes": ["a", "b"], "arktos.futurewei.com/tenant": ["acme"]},
+        }  # fmt: skip
+
+    acme(story)

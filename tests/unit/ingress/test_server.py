@@ -309,7 +309,7 @@ def test_an_operator_is_granted_what_their_own_partition_says_and_until_it_says_
             assert system.batches == [], "asked, and not called"
             async with client.watch(there + "?watch=1", token="op") as response:
                 assert (await event(response))["object"]["metadata"]["name"] == "a"
-                assert acme.watches[-1].granted == ("watch",)
+                assert acme.watches[-1].granted == ("watch", "list")
                 system.withdrawn.set()
                 last = await event(response)
                 assert (last["type"], last["object"]["code"]) == ("ERROR", 403)
