@@ -142,11 +142,11 @@ class TenantPartition(Part):
     def _made_by(self, call: Call) -> str:
         """The name of the tenant that this call may make; "" when it makes none.
 
-        Whoever is not of the system tenant is refused by the server, and learns nothing here.
+        Whoever may not is refused by the server, and learns nothing here.
         """
         if call.gvr != TENANTS or call.verb not in ("create", "patch"):
             return ""
-        if call.user.tenant != SYSTEM_TENANT:
+        if not self.server.allows(call):
             return ""
         name = call.name or name_of(call, scheme.resource(TENANTS))
         return "" if self.store.latest(TENANTS, f"//{name}") is not None else name

@@ -189,10 +189,13 @@ RESOURCES: tuple[Resource, ...] = (
         )
         for kind in ("SelfSubjectAccessReview", "SelfSubjectRulesReview", "SubjectAccessReview")
     ],
-    _tenant_scoped(
-        "authentication.k8s.io", "selfsubjectreviews", "SelfSubjectReview",
-        "k8s.io.api.authentication.v1.SelfSubjectReview", verbs=("create",), virtual=True,
-    ),
+    *[
+        _tenant_scoped(
+            "authentication.k8s.io", kind.lower() + "s", kind,
+            f"k8s.io.api.authentication.v1.{kind}", verbs=("create",), virtual=True,
+        )
+        for kind in ("SelfSubjectReview", "TokenReview")
+    ],
 )  # fmt: skip
 
 BY_PATH: dict[tuple[str, str, str], Resource] = {

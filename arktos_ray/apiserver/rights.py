@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from arktos_ray.api.errors import moved
+from arktos_ray.store.moving import COMPLETE, HERE
 from arktos_ray.store.records import Record
 from arktos_ray.store.store import Store
 from arktos_ray.tenancy.rights import Rights
@@ -24,6 +26,11 @@ class RightsOfTenants:
             store.listeners[gvr] = self._published
 
     def of(self, tenant: str) -> Rights:
+        """Raises Moved for a tenant whose roles are in another partition, or on their way."""
+        if self._store.marks:
+            mark = self._store.marks.get(tenant)
+            if mark is not None and mark.state != HERE:
+                raise moved(tenant, "" if mark.state == COMPLETE else mark.other)
         found = self._tenants.get(tenant)
         if found is None:
             found = self._tenants[tenant] = Rights()

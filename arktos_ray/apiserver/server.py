@@ -156,6 +156,9 @@ class Server:
             self._watches.pop(watch, None)
             judged.pop(watch, None)
 
+    def allows(self, call: Call) -> bool:
+        return authz.allowed(self.partition.rights, call, resource_of(call))
+
     def granted(self, call: Call, verbs: Sequence[str]) -> list[str]:
         """What a user of our own may elsewhere. Raises Forbidden."""
         return authz.granted(self.partition.rights, call, resource_of(call), verbs)

@@ -7,6 +7,7 @@ be lost at any time. aiohttp parses requests and keeps connections; routing and 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -21,6 +22,7 @@ from aiohttp.web_request import BaseRequest
 
 from arktos_ray.api import errors
 from arktos_ray.api.calls import Call, Reply, User
+from arktos_ray.api.kinds.reviews import user_info
 from arktos_ray.api.names import SYSTEM_TENANT
 from arktos_ray.base.clock import Clock
 from arktos_ray.base.ids import Ids
@@ -38,6 +40,7 @@ log = logging.getLogger(__name__)
 _HEALTH_PATHS = frozenset(("healthz", "livez", "readyz"))
 _OPEN_PATHS = _HEALTH_PATHS | {"version"}  # for everybody, by first segment
 _WEBSOCKET_PROTOCOLS = ("base64.binary.k8s.io", "binary.k8s.io")
+_TOKEN_REVIEWS = "tokenreviews.authentication.k8s.io"
 # Who asks for more of somebody says who: others alone are looked for no further.
 _IMPERSONATING = ("Impersonate-User", "Impersonate-Group", "Impersonate-Uid")
 _SWEEP_S = 5.0
@@ -369,7 +372,20 @@ class Ingress:
                 self._bytes.leave(tenant, held)
         if reply.code == errors.TooManyRequests.code:
             self._metrics.count_refused(tenant)
+        elif call.gvr == _TOKEN_REVIEWS and reply.ok:
+            reply = self._reviewed(call.user, reply)
         return await self._finish(request, call, reply, form, start)
+
+    def _reviewed(self, asking: User, reply: Reply) -> Reply:
+        """Whose the token is, for those who may ask; of another tenant's it is as if unknown."""
+        review = orjson.loads(reply.body)
+        token = (review.get("spec") or {}).get("token") or ""
+        review["status"] = {"authenticated": False}
+        with contextlib.suppress(errors.Unauthorized):
+            user = self._authenticator.user_of_token(token, self._clock.now())
+            if asking.tenant in (SYSTEM_TENANT, user.tenant):
+                review["status"] = {"authenticated": True, "user": user_info(user)}
+        return Reply(reply.code, orjson.dumps(review), reply.warnings)
 
     def _hold_body(self, request: BaseRequest, tenant: str) -> int:
         """Room for what is to come, before it comes; as much as it may be, when nobody says."""

@@ -13,14 +13,12 @@ import orjson
 from arktos_ray.api import errors, kinds
 from arktos_ray.api.calls import Call, Reply, User
 from arktos_ray.api.kinds.causes import Cause, bad
+from arktos_ray.api.kinds.reviews import user_info
 from arktos_ray.api.names import SYSTEM_TENANT
 from arktos_ray.api.scheme import BY_GVR, Resource
 from arktos_ray.apiserver import authz
 from arktos_ray.apiserver.partition import Object, Partition, body_of, reply_with
 from arktos_ray.tenancy import roles
-
-# Beside what credentials say of the user.
-_TENANT = "arktos.futurewei.com/tenant"
 
 
 def review(partition: Partition, call: Call, resource: Resource) -> Reply:
@@ -30,6 +28,8 @@ def review(partition: Partition, call: Call, resource: Resource) -> Reply:
     match resource.kind:
         case "SelfSubjectReview":
             status = {"userInfo": user_info(call.user)}
+        case "TokenReview":
+            status = {}  # The ingress knows tokens, and says whose it is.
         case "SelfSubjectRulesReview":
             status = _rules(partition, call.user, spec.get("namespace") or "")
         case "SelfSubjectAccessReview":
@@ -43,16 +43,6 @@ def review(partition: Partition, call: Call, resource: Resource) -> Reply:
             )  # fmt: skip
             status = {"allowed": _is_allowed(partition, call, user, spec, own=False)}
     return reply_with(201, {**obj, "status": status}, warnings)
-
-
-def user_info(user: User) -> Object:
-    info: Object = {"username": user.name, "groups": list(user.groups)}
-    if user.uid:
-        info["uid"] = user.uid
-    extra = {key: list(values) for key, values in user.extra}
-    if user.tenant:
-        extra[_TENANT] = [user.tenant]
-    return {**info, "extra": extra} if extra else info
 
 
 def _is_allowed(partition: Partition, call: Call, user: User, spec: Object, *, own: bool) -> bool:

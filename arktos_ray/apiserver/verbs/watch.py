@@ -6,6 +6,7 @@ to the object itself. Budget: 2 us an event and watcher where only columns are l
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 
 import orjson
@@ -75,10 +76,11 @@ class Watch:
     def reconsider(self) -> None:
         """The user's rights changed: if this watch is no longer theirs, it ends at once."""
         subscription = self._subscription
-        if subscription is not None and not authz.allowed(
-            self._partition.rights, self._call, self._resource
-        ):
-            subscription.ask_progress()
+        if subscription is None:
+            return
+        with contextlib.suppress(errors.Moved):
+            if not authz.allowed(self._partition.rights, self._call, self._resource):
+                subscription.ask_progress()
 
     def _rights_now(self) -> tuple[Rights, int] | None:
         """What the decision about this watch rests on; None when it rests on nothing here."""
@@ -93,8 +95,10 @@ class Watch:
         judged_by = self._judged_by
         if judged_by is None or judged_by[0].version == judged_by[1]:
             return
-        authz.authorize(self._partition.rights, self._call, self._resource)
-        self._judged_by = self._rights_now()
+        # Where its tenant went, the subscription says, after all that came before.
+        with contextlib.suppress(errors.Moved):
+            authz.authorize(self._partition.rights, self._call, self._resource)
+            self._judged_by = self._rights_now()
 
     async def events(self) -> AsyncIterator[list[WatchEvent]]:
         """Raises Expired when the start is gone, or when the reader fell behind the history, and

@@ -283,6 +283,33 @@ def test_who_speaks_for_others_is_asked_of_the_roles_of_their_own_tenant() -> No
     run(story())
 
 
+def test_whose_a_token_is() -> None:
+    async def story() -> None:
+        async with serving() as client:
+            for partition in client.up.partitions.values():
+                partition.answer = lambda call: Reply(201, call.body)
+            path = "/apis/authentication.k8s.io/v1/tokenreviews"
+
+            async def status(of: str, asking: str) -> Any:
+                code, body, _ = await client.say(
+                    "POST", path, {"spec": {"token": of}}, token=asking
+                )
+                assert code == 201
+                return body["status"]
+
+            bob = {
+                "username": "bob",
+                "groups": [],
+                "extra": {"arktos.futurewei.com/tenant": ["acme"]},
+            }
+            for asking in ("bob", "root"):
+                assert await status("bob", asking) == {"authenticated": True, "user": bob}
+            for token in ("root", "nonsense", ""):
+                assert await status(token, "bob") == {"authenticated": False}
+
+    run(story())
+
+
 def test_paths_of_the_cluster_are_for_operators_whose_roles_allow_them() -> None:
     async def story() -> None:
         async with serving() as client:
