@@ -94,8 +94,8 @@ def _check_held(
     except rbac.TooWide:
         raise _forbidden(
             resource, name,
-            f"its rules have more than {rbac.COMBINATIONS_MAX} combinations of verb, group and"
-            " resource; split the role",
+            "its rules are too many, or too wide, to be compared with those of its maker;"
+            " split the role",
         ) from None  # fmt: skip
     if lacks:
         told = "\n".join(lacks)
