@@ -145,6 +145,7 @@ class Moves:
 
     def _stepped(self, mark: Mark, records: Mapping[str, Sequence[Record]]) -> None:
         ips = self._partition.service_ips
+        self._partition.rights.forget(mark.tenant)
         if mark.state == DEPARTED:
             ips.lend(mark.tenant, mark.addresses)
         else:

@@ -19,7 +19,7 @@ from arktos_ray.actors.part import Part, Spec, Surroundings
 from arktos_ray.api import scheme
 from arktos_ray.api.calls import Call, Reply, User, WatchEvent
 from arktos_ray.api.errors import Failure, decode
-from arktos_ray.api.names import SYSTEM_TENANT
+from arktos_ray.api.names import SYSTEM_TENANT, Key
 from arktos_ray.apiserver.partition import Partition, cluster_ip, has_cluster_ip
 from arktos_ray.apiserver.server import Server
 from arktos_ray.apiserver.service_ips import ServiceIPs
@@ -27,6 +27,7 @@ from arktos_ray.ingress.homes import name_of
 from arktos_ray.store.moving import TENANTS
 from arktos_ray.store.port import Log
 from arktos_ray.store.store import Store
+from arktos_ray.tenancy import roles
 from arktos_ray.tenancy.topology import DRAINING, Topology
 
 log = logging.getLogger(__name__)
@@ -83,9 +84,28 @@ class TenantPartition(Part):
             _create("namespaces", SYSTEM_TENANT, "", {"metadata": {"name": name}})
             for name in self.system_namespaces
         ]
+        if self.name == self.topology.system:
+            calls += self._standing()
         for reply in await self.server.call(calls):
             if not reply.ok and reply.code != 409:
                 raise decode(reply.body)
+
+    def _standing(self) -> list[Call]:
+        """The roles that are everywhere, as objects of the system tenant for operators to read.
+
+        Brought up to what this version says, unless they are marked not to be.
+        """
+        calls = []
+        for gvr, body in roles.of_the_system():
+            name = body["metadata"]["name"]
+            record = self.store.latest(gvr, Key(SYSTEM_TENANT, "", name).path())
+            if record is None:
+                calls.append(_create(gvr, SYSTEM_TENANT, "", body))
+            elif roles.is_outdated(record.decode(), body):
+                call = _create(gvr, SYSTEM_TENANT, "", body)
+                call.verb, call.name = "update", name
+                calls.append(call)
+        return calls
 
     async def regroup(self, old: Topology, acks: Mapping[str, int]) -> None:
         self._learn()
@@ -122,11 +142,11 @@ class TenantPartition(Part):
     def _made_by(self, call: Call) -> str:
         """The name of the tenant that this call may make; "" when it makes none.
 
-        Whoever is not of the system tenant is refused by the server, and learns nothing here.
+        Whoever may not is refused by the server, and learns nothing here.
         """
         if call.gvr != TENANTS or call.verb not in ("create", "patch"):
             return ""
-        if call.user.tenant != SYSTEM_TENANT:
+        if not self.server.allows(call):
             return ""
         name = call.name or name_of(call, scheme.resource(TENANTS))
         return "" if self.store.latest(TENANTS, f"//{name}") is not None else name
@@ -155,6 +175,12 @@ class TenantPartition(Part):
             [revision] = payload
             await self.server.progress(revision)
             return self.store.revision
+        if method == "granted":
+            [call, verbs] = payload
+            return self.server.granted(Call.unpack(call), verbs)
+        if method == "may":
+            [user, asks] = payload
+            return self.server.may(User.unpack(user), asks)
         if method == "tenant-known":
             return self.claims.known(payload)
         if method in Moves.REQUESTS:
@@ -162,9 +188,12 @@ class TenantPartition(Part):
         return await super().request(method, payload)
 
     async def subscribe(self, method: str, payload: Any) -> AsyncIterator[Any]:
-        items = (
-            self.moves.export(payload) if method == "export" else super().subscribe(method, payload)
-        )
+        if method == "remains":
+            items: AsyncIterator[Any] = self.server.remains(Call.unpack(payload))
+        elif method == "export":
+            items = self.moves.export(payload)
+        else:
+            items = super().subscribe(method, payload)
         try:
             async for item in items:
                 yield item

@@ -22,6 +22,16 @@ class User:
     groups: tuple[str, ...] = ()
     uid: str = ""
     trusted: bool = False
+    extra: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    def pack(self) -> list[Any]:
+        return [self.name, self.tenant, self.groups, self.uid, self.trusted, self.extra]
+
+    @classmethod
+    def unpack(cls, packed: Sequence[Any]) -> User:
+        name, tenant, groups, uid, trusted, extra = packed
+        more = tuple([(key, tuple(values)) for key, values in extra]) if extra else ()
+        return cls(name, tenant, tuple(groups), uid, trusted, more)
 
 
 @dataclass(slots=True)
@@ -31,6 +41,8 @@ class Call:
     verb: get list watch create update patch delete deletecollection.
     gvr: `pods`, `deployments.apps`: see api/scheme.py; tenant may be `all` for list and watch.
     options: query parameters as sent (fieldSelector, limit, dryRun, fieldManager, ...).
+    granted: verbs that the partition of the user's own tenant allowed, for users of the system
+    tenant; other partitions do not know their roles.
     """
 
     verb: str
@@ -46,23 +58,28 @@ class Call:
     accept: str = ""
     user: User = User("system:unknown")
     user_agent: str = ""
+    granted: tuple[str, ...] = ()
 
     def pack(self) -> list[Any]:
         user = self.user
         return [
             self.verb, self.gvr, self.tenant, self.namespace, self.name, self.subresource,
             self.options, self.body, self.content_type, self.accept,
-            [user.name, user.tenant, user.groups, user.uid, user.trusted], self.user_agent,
+            [user.name, user.tenant, user.groups, user.uid, user.trusted, user.extra],
+            self.user_agent, self.granted,
         ]  # fmt: skip
 
     @classmethod
     def unpack(cls, packed: Sequence[Any]) -> Call:
         (verb, gvr, tenant, namespace, name, subresource, options, body, content_type, accept,
-         user, user_agent) = packed  # fmt: skip
-        who = User(user[0], user[1], tuple(user[2]), user[3], user[4])
+         user, user_agent, granted) = packed  # fmt: skip
+        who = (
+            User.unpack(user) if user[5]
+            else User(user[0], user[1], tuple(user[2]), user[3], user[4])
+        )  # fmt: skip
         return cls(
             verb, gvr, tenant, namespace, name, subresource, options, body, content_type, accept,
-            who, user_agent,
+            who, user_agent, tuple(granted) if granted else (),
         )  # fmt: skip
 
 

@@ -155,7 +155,7 @@ _BODY_TYPES = [*_JSON_TYPES, "application/vnd.kubernetes.protobuf"]
 def _described(resources: Iterable[Resource], dialect: _Dialect) -> tuple[Document, Document]:
     """The paths of some resources, and the definitions that these reach."""
     paths: Document = {}
-    wanted = {_DELETE_OPTIONS, _STATUS}
+    wanted = {_DELETE_OPTIONS}
     for resource in resources:
         wanted.add(resource.schema)
         for path, parameters, operations in _paths_of(resource):

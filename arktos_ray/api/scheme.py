@@ -74,6 +74,9 @@ class Resource:
 _STATUS = ("get", "patch", "update")
 _CORE = "k8s.io.api.core.v1."
 _APPS = "k8s.io.api.apps.v1."
+_RBAC = "k8s.io.api.rbac.v1."
+RBAC = "rbac.authorization.k8s.io"
+_AUTHORIZATION = "authorization.k8s.io"
 
 
 def _namespaced(group: str, plural: str, kind: str, schema: str, **more: object) -> Resource:
@@ -84,6 +87,19 @@ def _namespaced(group: str, plural: str, kind: str, schema: str, **more: object)
         kind,
         kind.lower(),
         Scope.NAMESPACED,
+        schema,
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def _tenant_scoped(group: str, plural: str, kind: str, schema: str, **more: object) -> Resource:
+    return Resource(
+        group,
+        "v1",
+        plural,
+        kind,
+        kind.lower(),
+        Scope.TENANT,
         schema,
         **more,  # type: ignore[arg-type]
     )
@@ -156,6 +172,30 @@ RESOURCES: tuple[Resource, ...] = (
         "discovery.k8s.io", "endpointslices", "EndpointSlice",
         "k8s.io.api.discovery.v1.EndpointSlice",
     ),
+    _namespaced(RBAC, "roles", "Role", _RBAC + "Role"),
+    _namespaced(RBAC, "rolebindings", "RoleBinding", _RBAC + "RoleBinding"),
+    _tenant_scoped(RBAC, "clusterroles", "ClusterRole", _RBAC + "ClusterRole"),
+    _tenant_scoped(
+        RBAC, "clusterrolebindings", "ClusterRoleBinding", _RBAC + "ClusterRoleBinding"
+    ),
+    _namespaced(
+        _AUTHORIZATION, "localsubjectaccessreviews", "LocalSubjectAccessReview",
+        "k8s.io.api.authorization.v1.LocalSubjectAccessReview", verbs=("create",), virtual=True,
+    ),
+    *[
+        _tenant_scoped(
+            _AUTHORIZATION, kind.lower() + "s", kind, f"k8s.io.api.authorization.v1.{kind}",
+            verbs=("create",), virtual=True,
+        )
+        for kind in ("SelfSubjectAccessReview", "SelfSubjectRulesReview", "SubjectAccessReview")
+    ],
+    *[
+        _tenant_scoped(
+            "authentication.k8s.io", kind.lower() + "s", kind,
+            f"k8s.io.api.authentication.v1.{kind}", verbs=("create",), virtual=True,
+        )
+        for kind in ("SelfSubjectReview", "TokenReview")
+    ],
 )  # fmt: skip
 
 BY_PATH: dict[tuple[str, str, str], Resource] = {

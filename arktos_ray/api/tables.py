@@ -563,6 +563,22 @@ def _event(obj: Object, now: float) -> Cells:
     ]
 
 
+def _binding(obj: Object, now: float) -> Cells:
+    role = obj.get("roleRef") or {}
+    subjects: dict[str, list[str]] = {"User": [], "Group": [], "ServiceAccount": []}
+    for one in obj.get("subjects") or ():
+        name, kind = one.get("name") or "", one.get("kind") or ""
+        if kind == "ServiceAccount":
+            name = f"{one.get('namespace') or ''}/{name}"
+        subjects.setdefault(kind, []).append(name)
+    return [
+        obj["metadata"].get("name", ""),
+        f"{role.get('kind') or ''}/{role.get('name') or ''}",
+        _age(obj, now),
+        *(", ".join(subjects[kind]) for kind in ("User", "Group", "ServiceAccount")),
+    ]
+
+
 def _generic(obj: Object, now: float) -> Cells:
     meta = obj["metadata"]
     return [meta.get("name", ""), meta.get("creationTimestamp") or ""]
@@ -583,6 +599,10 @@ _ABOUT = {
     "Node": "The node that it runs on.",
     "IP": "The address of the pod.",
     "Selector": "Which pods it is about.",
+    "Role": "The role that is given.",
+    "Users": "The users that it is given to.",
+    "Groups": "The groups that it is given to.",
+    "ServiceAccounts": "The service accounts that it is given to.",
 }
 
 
@@ -604,6 +624,7 @@ def _define(*specs: str) -> list[dict[str, Any]]:
 
 
 _GENERIC_COLUMNS = _define("Name", "Created At:date")
+_BINDING_COLUMNS = _define("Name", "Role", "Age", "+Users", "+Groups", "+ServiceAccounts")
 _COLUMNS: dict[str, list[dict[str, Any]]] = {
     "tenants": _define("Name", "StorageId", "Status", "Age"),
     "storageclusters": _define("Name", "StorageId", "Address", "Age"),
@@ -640,6 +661,8 @@ _COLUMNS: dict[str, list[dict[str, Any]]] = {
     "controllerrevisions.apps": _define("Name", "Controller", "Revision", "Age"),
     "leases.coordination.k8s.io": _define("Name", "Holder", "Age"),
     "endpointslices.discovery.k8s.io": _define("Name", "AddressType", "Ports", "Endpoints", "Age"),
+    f"rolebindings.{scheme.RBAC}": _BINDING_COLUMNS,
+    f"clusterrolebindings.{scheme.RBAC}": _BINDING_COLUMNS,
 }  # fmt: skip
 
 _ROWS: dict[str, Callable[[Object, float], Cells]] = {
@@ -661,4 +684,6 @@ _ROWS: dict[str, Callable[[Object, float], Cells]] = {
     "controllerrevisions.apps": _controller_revision,
     "leases.coordination.k8s.io": _lease,
     "endpointslices.discovery.k8s.io": _endpoint_slice,
+    f"rolebindings.{scheme.RBAC}": _binding,
+    f"clusterrolebindings.{scheme.RBAC}": _binding,
 }

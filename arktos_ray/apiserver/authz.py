@@ -1,33 +1,116 @@
-"""May they? The tenant boundary; roles within a tenant come with RBAC.
+"""May they? The tenant boundary first, then RBAC. Texts and rules: spec/multitenancy.md 7.
 
-Texts and rules: spec/multitenancy.md 7. A user of the system tenant in system:masters may
-everything; any other user everything in their own tenant, and nothing outside it.
+A user of the system tenant in system:masters may everything. Users of other tenants never leave
+their own, and never reach what belongs to the whole cluster, whatever their roles say. Inside, the
+roles and bindings of the user's tenant decide, which are in the partition that serves it. Only for
+users of the system tenant others ask that partition beforehand (`Call.granted`,
+docs/decisions/0016).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+
+from arktos_ray.api import selectors
 from arktos_ray.api.calls import Call, User
-from arktos_ray.api.errors import Forbidden
+from arktos_ray.api.errors import BadRequest, Forbidden
 from arktos_ray.api.names import SYSTEM_TENANT
 from arktos_ray.api.scheme import Resource
+from arktos_ray.apiserver.rights import RightsOfTenants
+from arktos_ray.tenancy.roles import SUPER_GROUP
 
-SUPER_GROUP = "system:masters"
+_CLUSTER_PATHS = ("/metrics", "/arktos")
 
 
-def authorize(call: Call, resource: Resource) -> None:
-    """Raises Forbidden, in the same words whether or not the object exists."""
+def authorize(rights: RightsOfTenants, call: Call, resource: Resource) -> None:
+    """Raises Forbidden, in the same words whether or not the object exists.
+
+    0.1 us for our own parts, 1.4 for the administrator of a tenant.
+    """
     user = call.user
     if user.trusted:
         return
     if user.tenant == SYSTEM_TENANT:
-        if SUPER_GROUP in user.groups:
+        if SUPER_GROUP in user.groups or call.verb in call.granted:
             return
-    elif user.tenant and resource.tenanted and call.tenant == user.tenant:
-        return  # Nobody's tenant is "": that is every tenant's prefix.
-    raise refusal(call, resource, user)
+    elif not user.tenant or not resource.tenanted or call.tenant != user.tenant:
+        # Nobody's tenant is "": that is every tenant's prefix.
+        raise refusal(call, resource, user)
+    # As in Kubernetes, a namespace is in itself: roles that are given there may be about it.
+    namespace = call.name if resource.gvr == "namespaces" else call.namespace
+    of_tenant = rights.of(user.tenant)
+    if of_tenant.may(
+        user, call.verb, resource.group, resource.plural, call.subresource, namespace, call.name
+    ):
+        return
+    name = _selected(call)
+    if name and of_tenant.may(
+        user, call.verb, resource.group, resource.plural, call.subresource, namespace, name
+    ):
+        return
+    raise refusal(call, resource, user, of_tenant.lacking(user, namespace))
 
 
-def refusal(call: Call, resource: Resource, user: User) -> Forbidden:
+def allowed(rights: RightsOfTenants, call: Call, resource: Resource) -> bool:
+    try:
+        authorize(rights, call, resource)
+    except Forbidden:
+        return False
+    return True
+
+
+def granted(
+    rights: RightsOfTenants, call: Call, resource: Resource, verbs: Iterable[str]
+) -> list[str]:
+    """For another partition: the call's own verb, or Forbidden, and which others are allowed."""
+    authorize(rights, call, resource)
+    more = [verb for verb in verbs if allowed(rights, replace(call, verb=verb), resource)]
+    return [call.verb, *more]
+
+
+def authorize_also(
+    rights: RightsOfTenants, call: Call, resource: Resource, verb: str, name: str = ""
+) -> None:
+    """The same for another verb that the call amounts to: an apply that creates, say."""
+    other = replace(call, verb=verb, name=name or call.name, subresource="")
+    authorize(rights, other, resource)
+
+
+def may(
+    rights: RightsOfTenants, user: User, verb: str, group: str, plural: str, subresource: str,
+    namespace: str, name: str, path: str,
+) -> bool:  # fmt: skip
+    """Whether a role allows it, or the user is above roles; inside of the user's own tenant."""
+    if user.trusted or is_super(user):
+        return True
+    of_tenant = rights.of(user.tenant)
+    if path:
+        return of_tenant.may_path(user, verb, path)
+    return of_tenant.may(user, verb, group, plural, subresource, namespace, name)
+
+
+def is_of_cluster(path: str) -> bool:
+    """Whether the ingress keeps this path from users of tenants, whatever their roles say."""
+    return any(path == one or path.startswith(one + "/") for one in _CLUSTER_PATHS)
+
+
+def is_super(user: User) -> bool:
+    return user.tenant == SYSTEM_TENANT and SUPER_GROUP in user.groups
+
+
+def _selected(call: Call) -> str:
+    """The one name that a list or watch is about, so that a role may name it."""
+    text = call.options.get("fieldSelector", "")
+    if call.name or call.verb not in ("list", "watch") or "metadata.name" not in text:
+        return ""
+    try:
+        return selectors.parse_fields(text).required("metadata.name") or ""
+    except BadRequest:
+        return ""
+
+
+def refusal(call: Call, resource: Resource, user: User, why: str = "") -> Forbidden:
     what = resource.plural + (f"/{call.subresource}" if call.subresource else "")
     if call.namespace and resource.gvr != "namespaces":
         where = f'in the namespace "{call.namespace}"'
@@ -38,6 +121,6 @@ def refusal(call: Call, resource: Resource, user: User) -> Forbidden:
     subject = resource.gvr + (f' "{call.name}"' if call.name else "")
     return Forbidden(
         f'{subject} is forbidden: User "{user.name}" cannot {call.verb} resource "{what}"'
-        f' in API group "{resource.group}" {where}',
+        f' in API group "{resource.group}" {where}' + (f": {why}" if why else ""),
         details={"name": call.name, "group": resource.group, "kind": resource.plural},
     )

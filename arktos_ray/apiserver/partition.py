@@ -16,6 +16,7 @@ from arktos_ray.api.calls import Call, Reply
 from arktos_ray.api.names import SYSTEM_TENANT, Key
 from arktos_ray.api.scheme import Resource
 from arktos_ray.apiserver.gate import Gate
+from arktos_ray.apiserver.rights import RightsOfTenants
 from arktos_ray.apiserver.service_ips import ServiceIPs
 from arktos_ray.apiserver.turns import Turns
 from arktos_ray.base.clock import Clock, rfc3339
@@ -39,6 +40,7 @@ class Partition:
     ids: Ids
     service_ips: ServiceIPs
     gate: Gate = field(init=False)
+    rights: RightsOfTenants = field(init=False)
     # Of the topology that this partition knows: tenants are made by no older one.
     topology_version: int = 0
     draining: bool = False  # then it takes no new tenants, or nodes
@@ -52,6 +54,7 @@ class Partition:
 
     def __post_init__(self) -> None:
         self.gate = Gate(self.store)
+        self.rights = RightsOfTenants(self.store)
 
     def now(self) -> str:
         """The whole second, as objects have it."""

@@ -7,12 +7,13 @@ revision; the batch is committed once; then all are answered.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from arktos_ray.api import errors
-from arktos_ray.api.calls import Call, Reply, WatchEvent
+from arktos_ray.api.calls import Call, Reply, User, WatchEvent
 from arktos_ray.api.errors import Failure
 from arktos_ray.api.names import ALL_TENANTS
 from arktos_ray.api.scheme import Resource
@@ -26,6 +27,7 @@ from arktos_ray.apiserver.verbs.delete import delete, deletecollection
 from arktos_ray.apiserver.verbs.get import get
 from arktos_ray.apiserver.verbs.list import list_objects
 from arktos_ray.apiserver.verbs.patch import patch
+from arktos_ray.apiserver.verbs.review import review
 from arktos_ray.apiserver.verbs.update import update
 from arktos_ray.apiserver.verbs.watch import Watch
 
@@ -61,6 +63,10 @@ class Server:
     def __init__(self, partition: Partition) -> None:
         self.partition = partition
         self._watches: dict[Watch, None] = {}  # ordered, so that a replay is exact
+        # Those of users whose rights may change, by tenant; and whose may have, just now.
+        self._judged: dict[str, dict[Watch | Guard, None]] = {}
+        self._withdrawn: set[str] = set()
+        partition.rights.on_withdrawn = self._reconsider
         self.calls_total = 0
 
     async def call(self, calls: Sequence[Call]) -> list[Reply]:
@@ -112,7 +118,7 @@ class Server:
 
     async def _one(self, call: Call) -> Reply:
         resource = resource_of(call)
-        authz.authorize(call, resource)
+        authz.authorize(self.partition.rights, call, resource)
         if call.verb == "list":
             return await list_objects(self.partition, call, resource)
         if call.tenant == ALL_TENANTS and resource.tenanted:
@@ -132,18 +138,61 @@ class Server:
             raise errors.MethodNotAllowed(
                 "the server does not allow this method on the requested resource"
             )
-        return _VERBS[call.verb]
+        return review if resource.virtual else _VERBS[call.verb]
 
     async def watch(self, call: Call) -> AsyncIterator[list[WatchEvent]]:
         resource = resource_of(call)
-        authz.authorize(call, resource)
+        authz.authorize(self.partition.rights, call, resource)
         watch = Watch(self.partition, call, resource)
         self._watches[watch] = None
+        judged: dict[Watch | Guard, None] = {}
+        if not call.user.trusted:
+            judged = self._judged.setdefault(call.user.tenant, judged)
+        judged[watch] = None
         try:
             async for events in watch.events():
                 yield events
         finally:
             self._watches.pop(watch, None)
+            judged.pop(watch, None)
+
+    def allows(self, call: Call) -> bool:
+        return authz.allowed(self.partition.rights, call, resource_of(call))
+
+    def granted(self, call: Call, verbs: Sequence[str]) -> list[str]:
+        """What a user of our own may elsewhere. Raises Forbidden."""
+        return authz.granted(self.partition.rights, call, resource_of(call), verbs)
+
+    def may(self, user: User, asks: Sequence[Sequence[str]]) -> list[bool]:
+        """asks: [verb, group, resource, subresource, namespace, name, path], for an ingress."""
+        return [authz.may(self.partition.rights, user, *ask) for ask in asks]
+
+    async def remains(self, call: Call) -> AsyncIterator[bool]:
+        """True, once; and the end, as Forbidden, when the right is withdrawn."""
+        resource = resource_of(call)
+        authz.authorize(self.partition.rights, call, resource)
+        guard = Guard(self.partition, call, resource)
+        judged = self._judged.setdefault(call.user.tenant, {})
+        judged[guard] = None
+        try:
+            yield True
+            await guard.withdrawn
+        finally:
+            judged.pop(guard, None)
+
+    def _reconsider(self, tenant: str) -> None:
+        """Once for all that is published together: watches whose right is withdrawn end."""
+        if not self._judged.get(tenant):
+            return
+        if not self._withdrawn:
+            asyncio.get_running_loop().call_soon(self._end_watches)
+        self._withdrawn.add(tenant)
+
+    def _end_watches(self) -> None:
+        tenants, self._withdrawn = sorted(self._withdrawn), set()
+        for tenant in tenants:
+            for watch in self._judged.get(tenant, ()):
+                watch.reconsider()
 
     async def progress(self, revision: int) -> None:
         """Every watch that asked for progress says how far it is, at or beyond the revision."""
@@ -163,3 +212,18 @@ class Server:
             "waiting": self.partition.turns.waiting(),
             "refused": self.partition.turns.refused,
         }
+
+
+class Guard:
+    """Stands for a watch elsewhere: ends when the right to it does."""
+
+    def __init__(self, partition: Partition, call: Call, resource: Resource) -> None:
+        self._partition, self._call, self._resource = partition, call, resource
+        self.withdrawn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def reconsider(self) -> None:
+        try:
+            authz.authorize(self._partition.rights, self._call, self._resource)
+        except Failure as failure:
+            if not self.withdrawn.done():
+                self.withdrawn.set_exception(failure)

@@ -16,6 +16,7 @@ from arktos_ray.base.ids import Ids
 from arktos_ray.base.tasks import Tasks
 from arktos_ray.client.informer import Informers
 from arktos_ray.client.port import Client
+from arktos_ray.controllers.clusterroleaggregation.controller import ClusterRoleAggregation
 from arktos_ray.controllers.deployment.controller import Deployments
 from arktos_ray.controllers.endpoints.controller import Endpoints
 from arktos_ray.controllers.garbage.controller import Garbage
@@ -44,6 +45,7 @@ CONTROLLERS: tuple[Row, ...] = (
     Row("replicaset", Home.TENANT_PARTITION, True, ReplicaSets),
     Row("endpoint", Home.TENANT_PARTITION, True, Endpoints),
     Row("garbagecollector", Home.TENANT_PARTITION, False, Garbage),
+    Row("clusterrole-aggregation", Home.TENANT_PARTITION, False, ClusterRoleAggregation),
     Row("podgc", Home.TENANT_PARTITION, False, PodGc),
     Row("nodelifecycle", Home.RESOURCE_PARTITION, False, NodeLifecycle),
 )

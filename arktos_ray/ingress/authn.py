@@ -12,8 +12,9 @@ import csv
 import hashlib
 import hmac
 import io
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import orjson
 
@@ -22,10 +23,14 @@ from arktos_ray.api.errors import Forbidden, NotFound, Unauthorized
 from arktos_ray.api.names import ALL_TENANTS, SYSTEM_TENANT, is_dns_label
 
 SUPER_GROUP = "system:masters"
-AUTHENTICATED = "system:authenticated"
+AUTHENTICATED, UNAUTHENTICATED = "system:authenticated", "system:unauthenticated"
+ANONYMOUS = "system:anonymous"
 TENANT_ADMIN = "admin"  # the subject of every tenant's own admin-role-binding
 _TENANT_PREFIX = "tenant:"
 _KEY_BYTES = 32
+_EXTRA = "impersonate-extra-"
+_ACCOUNT = "system:serviceaccount:"
+_AUTHENTICATION = "authentication.k8s.io"
 # Some 500 bytes each. When full, all are forgotten and verified again (15 us each).
 _VERIFIED_MAX = 10_000
 _WEBSOCKET_BEARER = "base64url.bearer.authorization.k8s.io."
@@ -167,16 +172,98 @@ def bearer_of(authorization: str, websocket_protocols: str = "") -> str:
     return ""
 
 
-def impersonated(user: User, name: str, groups: Sequence[str], uid: str = "") -> User:
-    """Who a request with Impersonate-* headers speaks for. The tenant stays the caller's own."""
-    if not is_super(user):
-        raise Forbidden(
-            f'users "{name}" is forbidden: User "{user.name}" cannot impersonate resource "users"'
-            ' in API group "" at the cluster scope'
-        )
-    if not name:
-        raise Forbidden("Impersonate-Group and Impersonate-Uid need Impersonate-User")
-    return User(name, user.tenant, (*groups, AUTHENTICATED), uid)
+class Ask(NamedTuple):
+    """Something that a role may allow: a verb on a kind of object, or on a path."""
+
+    verb: str
+    group: str = ""
+    resource: str = ""
+    subresource: str = ""
+    namespace: str = ""
+    name: str = ""
+    path: str = ""
+
+
+class Impersonation(NamedTuple):
+    """Whom a request with Impersonate-* headers wants to speak for."""
+
+    name: str
+    groups: tuple[str, ...] = ()
+    uid: str = ""
+    extra: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+
+def read_impersonation(headers: Iterable[tuple[str, str]]) -> Impersonation | None:
+    """None when nobody else is meant. Raises Forbidden when it is not said who."""
+    name, groups, uid, extra = "", [], "", dict[str, list[str]]()
+    found = False
+    for header, value in headers:
+        key = header.lower()
+        if not key.startswith("impersonate-"):
+            continue
+        found = True
+        if key == "impersonate-user":
+            name = value
+        elif key == "impersonate-group":
+            groups.append(value)
+        elif key == "impersonate-uid":
+            uid = value
+        elif key.startswith(_EXTRA):
+            extra.setdefault(unquote(key.removeprefix(_EXTRA)), []).append(value)
+    if found and not name:
+        raise Forbidden("groups, uid or extra cannot be impersonated without a user")
+    more = tuple((key, tuple(values)) for key, values in sorted(extra.items()))
+    return Impersonation(name, tuple(groups), uid, more) if found else None
+
+
+def needed_for(wanted: Impersonation) -> list[Ask]:
+    """All of what the caller's roles must allow."""
+    account = _account(wanted.name)
+    if account is not None:
+        asks = [Ask("impersonate", "", "serviceaccounts", "", *account)]
+    else:
+        asks = [Ask("impersonate", "", "users", name=wanted.name)]
+    asks += [Ask("impersonate", "", "groups", name=group) for group in wanted.groups]
+    if wanted.uid:
+        asks.append(Ask("impersonate", _AUTHENTICATION, "uids", name=wanted.uid))
+    asks += [
+        Ask("impersonate", _AUTHENTICATION, "userextras", key, name=value)
+        for key, values in wanted.extra
+        for value in values
+    ]
+    return asks
+
+
+def impersonated(user: User, wanted: Impersonation) -> User:
+    """Who it is then. The tenant stays the caller's own."""
+    groups = wanted.groups
+    account = _account(wanted.name)
+    if account is not None and not groups:
+        groups = ("system:serviceaccounts", f"system:serviceaccounts:{account[0]}")
+    everybody = UNAUTHENTICATED if wanted.name == ANONYMOUS else AUTHENTICATED
+    if everybody not in groups:
+        groups = (*groups, everybody)
+    return User(wanted.name, user.tenant, groups, wanted.uid, extra=wanted.extra)
+
+
+def refusal(user: User, ask: Ask) -> Forbidden:
+    what = f"{ask.resource}.{ask.group}" if ask.group else ask.resource
+    resource = f"{ask.resource}/{ask.subresource}" if ask.subresource else ask.resource
+    where = f'in the namespace "{ask.namespace}"' if ask.namespace else "at the cluster scope"
+    return Forbidden(
+        f'{what} "{ask.name}" is forbidden: User "{user.name}" cannot {ask.verb} resource'
+        f' "{resource}" in API group "{ask.group}" {where}',
+        details={"name": ask.name, "group": ask.group, "kind": ask.resource},
+    )
+
+
+def _account(name: str) -> tuple[str, str] | None:
+    """Namespace and name, if the user is a service account."""
+    if not name.startswith(_ACCOUNT):
+        return None
+    namespace, colon, account = name.removeprefix(_ACCOUNT).partition(":")
+    good = bool(colon and is_dns_label(namespace) and account) and ":" not in account
+    return (namespace, account) if good else None
 
 
 def is_super(user: User) -> bool:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from arktos_ray.api import errors, list_options, scheme
 from arktos_ray.api.calls import BOOKMARK, Call, Peer, Reply, User, WatchEvent
+from arktos_ray.api.names import SYSTEM_TENANT
 from arktos_ray.base.bounded import Bounded, Closed
 from arktos_ray.base.clock import Clock
 from arktos_ray.base.tasks import Tasks
 from arktos_ray.ingress import merge, status
+from arktos_ray.ingress.authn import Ask, is_super
 from arktos_ray.ingress.homes import Each, One, Search, home_of, spans
 from arktos_ray.ingress.lanes import Lanes
 from arktos_ray.ingress.limits import Limits
@@ -31,6 +33,11 @@ _PROGRESS_REPEAT_S = 0.5
 _SAFE = ("get", "list")
 # How a watch says where it begins.
 _BEGINNINGS = ("sendInitialEvents", "resourceVersionMatch")
+# Verbs that a partition asks for besides: an apply may create, a role may be given.
+_ALSO = {
+    "create": ("escalate", "bind"), "update": ("escalate", "bind"),
+    "patch": ("create", "escalate", "bind"),
+}  # fmt: skip
 # A step between two partitions takes a few milliseconds.
 _RESHAPED_PAUSE_S = 0.01
 
@@ -96,7 +103,10 @@ class Dispatcher:
             call = replace(call, options={**call.options, "topology": version})
         if call.verb == "list":
             list_options.check(call.options, watch=False)
-        where = home_of(call, scheme.resource(call.gvr), self._upstream)
+        resource = scheme.resource(call.gvr)
+        where = home_of(call, resource, self._upstream)
+        if self._is_strange(call, where):
+            call = await self._granted(call)
         if isinstance(where, One):
             reply = await self._submit(where.partition, call)
             if reply.code == errors.Moved.code and _is_moved(reply):
@@ -112,6 +122,83 @@ class Dispatcher:
                 return await self._everywhere(call, where.partitions)
         except TimeoutError:
             raise errors.Timeout("the partitions did not answer in time") from None
+
+    # Users of the system tenant elsewhere: only its own partition knows what they may.
+
+    def _is_strange(self, call: Call, where: One | Each | Search) -> bool:
+        user = call.user
+        if user.trusted or user.tenant != SYSTEM_TENANT or is_super(user):
+            return False
+        return where != One(self._upstream.owner_of(SYSTEM_TENANT))
+
+    def _own(self, user: User) -> Peer:
+        return self._upstream.peer(self._upstream.owner_of(user.tenant))
+
+    async def _granted(self, call: Call) -> Call:
+        """The call with what its user may. Raises Forbidden."""
+        more = _ALSO.get(call.verb, ())
+        asked = replace(call, body=b"", options=_selectors(call.options))
+        verbs = await self._own(call.user).request("granted", [asked.pack(), list(more)])
+        return replace(call, granted=tuple(verbs))
+
+    async def may(self, user: User, asks: Sequence[Ask]) -> list[bool]:
+        """What the roles of the user's own tenant allow."""
+        if is_super(user):
+            return [True] * len(asks)
+        payload = [user.pack(), [list(ask) for ask in asks]]
+        partition = self._upstream.owner_of(user.tenant)
+        while True:
+            try:
+                answers: list[bool] = await self._upstream.peer(partition).request("may", payload)
+                return answers
+            except errors.Moved as failure:
+                partition = await self._whereto(partition, failure)
+
+    async def _guarded(self, call: Call) -> AsyncIterator[list[WatchEvent]]:
+        """A watch that ends when the partition of its user withdraws the right to it."""
+        asked = replace(call, body=b"", options=_selectors(call.options))
+        arrived: Bounded[list[WatchEvent]] = Bounded(_MEMBER_BATCHES_MAX)
+        failures: list[errors.Failure] = []
+        tasks = Tasks()
+
+        async def passing(batches: AsyncIterator[list[WatchEvent]]) -> None:
+            async for batch in batches:
+                await arrived.put(batch)
+
+        async def remaining(guard: AsyncIterator[Any]) -> None:
+            async for _ in guard:
+                pass
+
+        async def until_end(work: Coroutine[Any, Any, None]) -> None:
+            try:
+                with contextlib.suppress(Closed):
+                    await work
+            except errors.Failure as failure:
+                failures.append(failure)
+            finally:
+                arrived.close()
+
+        async with (
+            closing(self._own(call.user).subscribe("remains", asked.pack())) as guard,
+            # A watch of several begins with a list.
+            closing(self._watch(replace(call, granted=("watch", "list")))[0]) as batches,
+        ):
+            await anext(guard)
+            try:
+                tasks.start(until_end(passing(batches)), "guarded watch")
+                tasks.start(until_end(remaining(guard)), "guard of a watch")
+                while True:
+                    try:
+                        batch = await arrived.get()
+                    except Closed:
+                        if failures:
+                            raise failures[0] from None
+                        return
+                    if failures:
+                        raise failures[0]
+                    yield batch
+            finally:
+                await tasks.close()
 
     async def _follow(self, partition: str, call: Call, reply: Reply) -> Reply:
         """Its tenant moves, or moved, and nothing was executed: asks again where it is now."""
@@ -153,8 +240,18 @@ class Dispatcher:
 
     def watch(self, call: Call) -> tuple[AsyncIterator[list[WatchEvent]], Sequence[str]]:
         """The events, and the partitions that they come from; that may change."""
-        resource = scheme.resource(call.gvr)
         list_options.check(call.options, watch=True)
+        where = home_of(call, scheme.resource(call.gvr), self._upstream)
+        if self._is_strange(call, where):
+            match where:
+                case Each(partitions):
+                    return self._guarded(call), partitions
+                case One(partition) | Search(_, partition, _):
+                    return self._guarded(call), (partition,)
+        return self._watch(call)
+
+    def _watch(self, call: Call) -> tuple[AsyncIterator[list[WatchEvent]], Sequence[str]]:
+        resource = scheme.resource(call.gvr)
         match home_of(call, resource, self._upstream):
             case Each(partitions):
                 return self._merged(call, resource, partitions), partitions
@@ -411,6 +508,12 @@ def _number(text: str) -> int:
     if not text.isdecimal() or len(text) > 19:
         raise errors.BadRequest(f'Invalid value: "{text}": resourceVersion must be a number')
     return int(text)
+
+
+def _selectors(options: dict[str, str]) -> dict[str, str]:
+    """All of the options that a decision may rest on."""
+    text = options.get("fieldSelector")
+    return {"fieldSelector": text} if text else {}
 
 
 def _is_moved(reply: Reply) -> bool:

@@ -18,6 +18,7 @@ from arktos_ray.api.scheme import Home, Resource
 from arktos_ray.ingress.port import Upstream
 
 _TENANTS, _EVENTS = "tenants", "events"
+_ABOUT_ONESELF = "selfsubject"
 _COLLECTION = ("list", "watch", "deletecollection")
 
 
@@ -54,6 +55,8 @@ def home_of(call: Call, resource: Resource, upstream: Upstream) -> One | Each | 
             return One(upstream.owner_of(*_named_or_new(call, resource)))
         if call.tenant == ALL_TENANTS:
             return _each(upstream.tenant_partitions())
+        if resource.virtual and resource.plural.startswith(_ABOUT_ONESELF):
+            return One(upstream.owner_of(call.user.tenant))  # The roles of whoever asks are there.
         return One(upstream.owner_of(call.tenant))
     if resource.home is Home.RESOURCE_PARTITION:
         return _among_hosts(call, resource, upstream)

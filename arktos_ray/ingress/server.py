@@ -7,6 +7,7 @@ be lost at any time. aiohttp parses requests and keeps connections; routing and 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -21,6 +22,7 @@ from aiohttp.web_request import BaseRequest
 
 from arktos_ray.api import errors
 from arktos_ray.api.calls import Call, Reply, User
+from arktos_ray.api.kinds.reviews import user_info
 from arktos_ray.api.names import SYSTEM_TENANT
 from arktos_ray.base.clock import Clock
 from arktos_ray.base.ids import Ids
@@ -38,6 +40,9 @@ log = logging.getLogger(__name__)
 _HEALTH_PATHS = frozenset(("healthz", "livez", "readyz"))
 _OPEN_PATHS = _HEALTH_PATHS | {"version"}  # for everybody, by first segment
 _WEBSOCKET_PROTOCOLS = ("base64.binary.k8s.io", "binary.k8s.io")
+_TOKEN_REVIEWS = "tokenreviews.authentication.k8s.io"
+# Who asks for more of somebody says who: others alone are looked for no further.
+_IMPERSONATING = ("Impersonate-User", "Impersonate-Group", "Impersonate-Uid")
 _SWEEP_S = 5.0
 # Answers below this fit in the socket's buffer: nobody waits for the client.
 _DRAIN_BYTES_MIN = 64 * 1024
@@ -280,6 +285,10 @@ class Ingress:
             if not path.startswith("/"):
                 path = request.rel_url.raw_path  # Absolute form, as proxies send it.
             user = self._user(request, path)
+            if any(header in request.headers for header in _IMPERSONATING):
+                wanted = authn.read_impersonation(request.headers.items())
+                if wanted is not None:
+                    user = await self._impersonated(user, wanted)
             routed = routes.route(request.method, path, query, user)
             if isinstance(routed, routes.Local):
                 return await self._local(request, routed, user)
@@ -327,15 +336,18 @@ class Ingress:
             if token:
                 user = self._authenticator.user_of_token(token, self._clock.now())
             elif path.split("/", 2)[1] in _OPEN_PATHS:
-                return User("system:anonymous", groups=("system:unauthenticated",))
+                return User(authn.ANONYMOUS, groups=(authn.UNAUTHENTICATED,))
             else:
                 raise errors.Unauthorized(certified.message if certified else "Unauthorized")
-        if "Impersonate-User" in headers or "Impersonate-Group" in headers:
-            return authn.impersonated(
-                user, headers.get("Impersonate-User", ""),
-                headers.getall("Impersonate-Group", []), headers.get("Impersonate-Uid", ""),
-            )  # fmt: skip
         return user
+
+    async def _impersonated(self, user: User, wanted: authn.Impersonation) -> User:
+        """Raises Forbidden unless the caller's roles allow to speak for all of it."""
+        asks = authn.needed_for(wanted)
+        for ask, yes in zip(asks, await self._dispatcher.may(user, asks), strict=True):
+            if not yes:
+                raise authn.refusal(user, ask)
+        return authn.impersonated(user, wanted)
 
     async def _answer_call(self, request: BaseRequest, call: Call, start: float) -> Answer:
         headers = request.headers
@@ -360,7 +372,20 @@ class Ingress:
                 self._bytes.leave(tenant, held)
         if reply.code == errors.TooManyRequests.code:
             self._metrics.count_refused(tenant)
+        elif call.gvr == _TOKEN_REVIEWS and reply.ok:
+            reply = self._reviewed(call.user, reply)
         return await self._finish(request, call, reply, form, start)
+
+    def _reviewed(self, asking: User, reply: Reply) -> Reply:
+        """Whose the token is, for those who may ask; of another tenant's it is as if unknown."""
+        review = orjson.loads(reply.body)
+        token = (review.get("spec") or {}).get("token") or ""
+        review["status"] = {"authenticated": False}
+        with contextlib.suppress(errors.Unauthorized):
+            user = self._authenticator.user_of_token(token, self._clock.now())
+            if asking.tenant in (SYSTEM_TENANT, user.tenant):
+                review["status"] = {"authenticated": True, "user": user_info(user)}
+        return Reply(reply.code, orjson.dumps(review), reply.warnings)
 
     def _hold_body(self, request: BaseRequest, tenant: str) -> int:
         """Room for what is to come, before it comes; as much as it may be, when nobody says."""
@@ -578,8 +603,7 @@ class Ingress:
         if path.split("/", 2)[1] in _HEALTH_PATHS:
             return self._health(request, local)
         if path == "/metrics":
-            if user.tenant != SYSTEM_TENANT:
-                raise routes.forbidden_path(user, request.method, path)
+            await self._check_path(request, path, user)
             body, media = self._metrics.render(request.headers.get("Accept", ""))
             return self._respond(request, Reply(200, body), media)
         # A tenant's view for its users, and for administrators who come by its prefix.
@@ -597,6 +621,12 @@ class Ingress:
             body = http1.pretty(body)
         return self._respond(request, Reply(page.code, body), page.content_type, page.more)
 
+    async def _check_path(self, request: BaseRequest, path: str, user: User) -> None:
+        """What is the cluster's own is for users of the system tenant whose roles allow it."""
+        ask = authn.Ask(request.method.lower(), path=path)
+        if user.tenant != SYSTEM_TENANT or not all(await self._dispatcher.may(user, [ask])):
+            raise routes.forbidden_path(user, request.method, path)
+
     def _health(self, request: BaseRequest, local: routes.Local) -> Answer:
         ready = bool(self._upstream.tenant_partitions()) and not self._stopping
         good = ready or not local.path.startswith("/readyz")
@@ -610,8 +640,7 @@ class Ingress:
         return self._respond(request, Reply(200 if good else 500, text), _TEXT)
 
     async def _own(self, request: BaseRequest, path: str, user: User) -> Answer:
-        if not authn.is_super(user):
-            raise routes.forbidden_path(user, request.method, path)
+        await self._check_path(request, path, user)
         if path == _STATUS_PATH:
             if request.method != "GET":
                 raise routes.not_allowed()

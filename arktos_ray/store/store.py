@@ -283,6 +283,8 @@ class Store:
         # Tenants that move (moving.py).
         self.marks: dict[str, Mark] = {}
         self.reshaped = 0  # the newest revision at which a tenant came or went
+        # Told of every change of a resource as it is published: gvr, the record, what it replaced.
+        self.listeners: dict[str, Callable[[str, Record, Record | None], None]] = {}
         self.on_step: Callable[[Mark, dict[str, list[Record]]], None] = lambda mark, records: None
         self._tenant_floors: dict[tuple[str, str], int] = {}
         self._staged: dict[str, dict[int, tuple[str, Record]]] = {}
@@ -547,6 +549,9 @@ class Store:
     def _publish(self, gvr: str, record: Record) -> None:
         table = self.table(gvr)
         previous = table.remove(record.path) if record.deleted else table.put(record)
+        listener = self.listeners.get(gvr)
+        if listener is not None:
+            listener(gvr, record, previous)
         history = self.history(gvr)
         if record.revision <= history.floor:
             return  # Recovering a row whose past is already forgotten.

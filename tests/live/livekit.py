@@ -27,7 +27,12 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from arktos_ray.base import pki
+from arktos_ray.base.clock import SystemClock
 from arktos_ray.bootstrap import free_port
 
 T = TypeVar("T")
@@ -113,6 +118,27 @@ class Cluster:
                 self.arktos("tenant", "create", name, "-o", str(path))
                 self._tenants[name] = path
             return self._tenants[name]
+
+    def person(self, tenant: str, name: str) -> Path:
+        """The kubeconfig of somebody in that tenant, by a certificate of the cluster's CA."""
+        files = pki.Pki(self.home / "pki")
+        key = serialization.load_pem_private_key(files.ca_key.read_bytes(), None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        authority = (x509.load_pem_x509_certificate(files.ca.read_bytes()), key)
+        made, own = pki.client_certificate(
+            name, [f"tenant:{tenant}"], authority, pki.utc(SystemClock().now())
+        )
+        config = pki.kubeconfig(
+            self.url, name, ca=files.ca.read_bytes(),
+            certificate=made.public_bytes(serialization.Encoding.PEM),
+            key=own.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            ),
+        )  # fmt: skip
+        path = self.home / f"{tenant}-{name}.kubeconfig"
+        pki.write_kubeconfig(path, config)
+        return path
 
     def kubeconfig(self, base: Path, name: str, *, suffix: str = "", **context: str) -> Path:
         """A copy of a kubeconfig, with something after the server's URL, or another context."""

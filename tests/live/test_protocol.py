@@ -337,6 +337,9 @@ def test_every_kind_can_be_made_read_changed_and_deleted_in_all_forms(http: Http
         "limitranges": {"spec": {"limits": []}},
         "controllerrevisions.apps": {"revision": 1, "data": {}},
         "endpointslices.discovery.k8s.io": {"addressType": "IPv4", "endpoints": []},
+        "rolebindings.rbac.authorization.k8s.io": {
+            "roleRef": {"kind": "ClusterRole", "name": "view"},
+        },
     }  # fmt: skip
     template = {
         "metadata": {"labels": {"a": "b"}},

@@ -140,7 +140,7 @@ class Story:
         loop = self.sim.loop
         jobs = []
         for number, tenant in enumerate(QUIET):
-            user = User(f"user-{tenant}", tenant)
+            user = User("admin", tenant)
 
             async def work(user: User = user, tenant: str = tenant) -> None:
                 await self._timed("get", self.say("get", user, tenant, name="known"))
@@ -168,7 +168,7 @@ class Story:
 
     def noise(self) -> list[asyncio.Task[Any]]:
         """160 callers that never pause, and 30 watches of their own churn."""
-        user = User("user-max", NOISY)
+        user = User("admin", NOISY)
 
         async def again(work: Callable[[], Awaitable[Reply]]) -> None:
             while True:

@@ -20,6 +20,14 @@ _NAMES: dict[str, Callable[[str], str]] = {
     "namespaces": syntax.dns_label,
     "tenants": syntax.dns_label,
     "services": syntax.dns_1035_label,
+    # `system:node` is a role of Kubernetes.
+    **dict.fromkeys(
+        (
+            f"{plural}.{scheme.RBAC}"
+            for plural in ("roles", "rolebindings", "clusterroles", "clusterrolebindings")
+        ),
+        syntax.path_segment,
+    ),
 }
 
 # Finalizers without a domain are ours or Kubernetes' own.

@@ -8,6 +8,12 @@ from arktos_ray.api.kinds.generic import Rules
 from arktos_ray.api.kinds.limits import LimitRangeRules, ResourceQuotaRules
 from arktos_ray.api.kinds.nodes import NodeRules
 from arktos_ray.api.kinds.pods import PodRules, PodTemplateRules
+from arktos_ray.api.kinds.rbac import (
+    ClusterRoleBindingRules,
+    ClusterRoleRules,
+    RoleBindingRules,
+    RoleRules,
+)  # fmt: skip
 from arktos_ray.api.kinds.records import EventRules, LeaseRules
 from arktos_ray.api.kinds.services import EndpointSliceRules, EndpointsRules, ServiceRules
 from arktos_ray.api.kinds.spaces import NamespaceRules, StorageClusterRules, TenantRules
@@ -36,6 +42,10 @@ _CLASSES: dict[str, type[Rules]] = {
     "controllerrevisions.apps": ControllerRevisionRules,
     "leases.coordination.k8s.io": LeaseRules,
     "endpointslices.discovery.k8s.io": EndpointSliceRules,
+    f"roles.{scheme.RBAC}": RoleRules,
+    f"rolebindings.{scheme.RBAC}": RoleBindingRules,
+    f"clusterroles.{scheme.RBAC}": ClusterRoleRules,
+    f"clusterrolebindings.{scheme.RBAC}": ClusterRoleBindingRules,
 }
 
 _RULES: dict[str, Rules] = {

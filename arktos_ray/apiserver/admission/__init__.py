@@ -11,7 +11,8 @@ from arktos_ray.api import errors
 from arktos_ray.api.calls import Call
 from arktos_ray.api.kinds import services
 from arktos_ray.api.names import SYSTEM_TENANT
-from arktos_ray.api.scheme import Resource
+from arktos_ray.api.scheme import RBAC, Resource
+from arktos_ray.apiserver import escalation
 from arktos_ray.apiserver.admission import (
     limit_ranger,
     namespace,
@@ -40,6 +41,8 @@ def on_create(partition: Partition, call: Call, resource: Resource, obj: Object)
                 limit_ranger.apply(obj, ranges)
     elif resource.gvr == "services":
         _give_cluster_ip(partition, call, obj)
+    elif resource.group == RBAC:
+        escalation.check(partition.rights, call, resource, obj, None)
     return ()
 
 
@@ -48,6 +51,8 @@ def on_update(
 ) -> tuple[str, ...]:
     if resource.gvr == "services" and not call.subresource:
         _give_cluster_ip(partition, call, new)
+    elif resource.group == RBAC:
+        escalation.check(partition.rights, call, resource, new, old)
     return ()
 
 

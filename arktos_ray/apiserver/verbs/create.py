@@ -6,10 +6,13 @@ index 20), the commit aside.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
-from arktos_ray.api import errors, kinds, names
-from arktos_ray.api.calls import Call, Reply
+import orjson
+
+from arktos_ray.api import errors, kinds, names, scheme
+from arktos_ray.api.calls import Call, Reply, User
 from arktos_ray.api.scheme import Resource
 from arktos_ray.apiserver import admission
 from arktos_ray.apiserver.partition import (
@@ -24,7 +27,9 @@ from arktos_ray.apiserver.partition import (
     reply_with,
     track,
 )
+from arktos_ray.tenancy import roles
 
+_OURSELVES = User("system:apiserver", names.SYSTEM_TENANT, trusted=True)
 # Names that a client leaves to us: prefix + 5 characters, in all at most 63.
 _GENERATED_PREFIX_MAX = 58
 _GENERATE_TRIES = 8
@@ -106,7 +111,19 @@ def store_new(
         partition.check_storage(obj)
     if dry_run:
         return reply_with(201, obj, warnings)
-    return reply_with(201, partition.save(resource, key, obj), warnings)
+    reply = reply_with(201, partition.save(resource, key, obj), warnings)
+    if resource.gvr == "tenants":
+        _give_administrator(partition, key.name)
+    return reply
+
+
+def _give_administrator(partition: Partition, tenant: str) -> None:
+    """With the tenant itself, so that its first user is nobody to be refused. The tenant
+    controller makes all else, and these when they are lost."""
+    for gvr, body in roles.of_a_tenant(tenant):
+        call = Call("create", gvr, tenant, body=orjson.dumps(body), user=_OURSELVES)
+        with contextlib.suppress(errors.AlreadyExists):
+            create(partition, call, scheme.resource(gvr))
 
 
 def agree(call: Call, resource: Resource, meta: dict[str, Any]) -> None:

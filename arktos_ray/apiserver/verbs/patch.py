@@ -13,6 +13,7 @@ from arktos_ray.api import apply, codec, errors, schemas
 from arktos_ray.api import patch as patches
 from arktos_ray.api.calls import Call, Reply
 from arktos_ray.api.scheme import Resource
+from arktos_ray.apiserver import authz
 from arktos_ray.apiserver.partition import (
     Partition,
     is_dry_run,
@@ -91,6 +92,8 @@ def _apply(partition: Partition, call: Call, resource: Resource, dry_run: bool) 
         )
     if call.subresource:
         raise not_found(resource, call.name)
+    # The right to patch is not the right to create.
+    authz.authorize_also(partition.rights, call, resource, "create")
     managed = new["metadata"].get("managedFields")
     creating.complete_metadata(partition, call, resource, new)
     warnings = creating.prepare(partition, call, resource, new, tracked=False)

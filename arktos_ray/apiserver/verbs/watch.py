@@ -6,6 +6,7 @@ to the object itself. Budget: 2 us an event and watcher where only columns are l
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 
 import orjson
@@ -15,6 +16,7 @@ from arktos_ray.api.calls import ADDED, BOOKMARK, DELETED, MODIFIED, Call, Watch
 from arktos_ray.api.lanes import cost_of
 from arktos_ray.api.names import ALL_TENANTS
 from arktos_ray.api.scheme import Resource
+from arktos_ray.apiserver import authz
 from arktos_ray.apiserver.partition import Partition
 from arktos_ray.apiserver.turns import SLICE_US
 from arktos_ray.apiserver.verbs.list import (
@@ -31,6 +33,7 @@ from arktos_ray.store.moving import Step
 from arktos_ray.store.records import Record, encode
 from arktos_ray.store.store import CATCH_UP_CHANGES_MAX, Scope, Subscription
 from arktos_ray.store.watchcache import Change
+from arktos_ray.tenancy.rights import Rights
 
 # The state, and what a watch fell behind, go out in pieces of some milliseconds, so that one huge
 # watch does not hold up the loop: plain objects, and those that are decoded and rendered.
@@ -56,6 +59,7 @@ class Watch:
         self._view = view_of(call)
         self._row = None if self._view is None else self._view.body
         self._subscription: Subscription | None = None
+        self._judged_by = self._rights_now()
         self._said_at = 0.0
         self._moves = bool(call.options.get("moves")) and call.user.trusted
         pace = call.options.get("pace", "")
@@ -69,8 +73,36 @@ class Watch:
         if self._subscription is not None and self._call.options.get("progress"):
             self._subscription.ask_progress()
 
+    def reconsider(self) -> None:
+        """The user's rights changed: if this watch is no longer theirs, it ends at once."""
+        subscription = self._subscription
+        if subscription is None:
+            return
+        with contextlib.suppress(errors.Moved):
+            if not authz.allowed(self._partition.rights, self._call, self._resource):
+                subscription.ask_progress()
+
+    def _rights_now(self) -> tuple[Rights, int] | None:
+        """What the decision about this watch rests on; None when it rests on nothing here."""
+        call = self._call
+        if call.user.trusted or call.granted or authz.is_super(call.user):
+            return None
+        rights = self._partition.rights.of(call.user.tenant)
+        return rights, rights.version
+
+    def _check_allowed(self) -> None:
+        """Before anything is told. Raises Forbidden when the right was withdrawn meanwhile."""
+        judged_by = self._judged_by
+        if judged_by is None or judged_by[0].version == judged_by[1]:
+            return
+        # Where its tenant went, the subscription says, after all that came before.
+        with contextlib.suppress(errors.Moved):
+            authz.authorize(self._partition.rights, self._call, self._resource)
+            self._judged_by = self._rights_now()
+
     async def events(self) -> AsyncIterator[list[WatchEvent]]:
-        """Raises Expired when the start is gone, or when the reader fell behind the history."""
+        """Raises Expired when the start is gone, or when the reader fell behind the history, and
+        Forbidden when the right to watch is withdrawn."""
         call, store, turns = self._call, self._partition.store, self._partition.turns
         await turns.take(call, cost_of(call))
         options = call.options
@@ -114,6 +146,7 @@ class Watch:
                     store.check_open()
                 # While the partition is behind, more comes together: fewer, larger batches.
                 await turns.take(call, _WAKE_US + _CHANGE_US * subscription.waiting)
+                self._check_allowed()
                 events = self._translate(subscription.next_nowait())
                 late = self._view is not None and self._is_late(bool(events))
                 if (progress or late) and (
@@ -140,6 +173,7 @@ class Watch:
         for i in range(0, len(state), size):
             if i:
                 await self._partition.turns.take(self._call, SLICE_US)
+                self._check_allowed()
             piece = [
                 self._event(ADDED, r, r.revision)
                 for r in state[i : i + size]

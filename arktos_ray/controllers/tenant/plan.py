@@ -6,16 +6,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from arktos_ray.api.scheme import BY_GVR, RESOURCES, Home, Scope
+from arktos_ray.api.scheme import RESOURCES, Home, Scope
 from arktos_ray.controllers import ending
 from arktos_ray.controllers.ending import Empty, Finish
+from arktos_ray.tenancy import roles
 
 Object = dict[str, Any]
 
 FINALIZER = "arktos"
 NAMESPACES = ("default", "kube-system", "kube-public")
-ROLE, BINDING = "admin-role", "admin-role-binding"
-_RBAC = "rbac.authorization.k8s.io"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,37 +51,13 @@ def furnish(tenant: Object, namespaces: Collection[str]) -> list[Create]:
         for each in NAMESPACES
         if each not in namespaces
     ]  # fmt: skip
-    for gvr, body in (
-        (f"clusterroles.{_RBAC}", _role(name)),
-        (f"clusterrolebindings.{_RBAC}", _binding(name)),
-    ):
-        if gvr in BY_GVR:
-            actions.append(Create(gvr, body, "the tenant's administrator needs it"))
+    actions += [
+        Create(gvr, body, "the tenant's administrator needs it")
+        for gvr, body in roles.of_a_tenant(name)
+    ]
     return actions
 
 
 def plan(tenant: Object, left: Mapping[str, bool]) -> Empty | Finish | None:
     """left: tenant-scoped resource -> whether the tenant still holds such objects."""
     return ending.plan(tenant, FINALIZER, left, "nothing is left of it")
-
-
-def _role(tenant: str) -> Object:
-    return {
-        "apiVersion": f"{_RBAC}/v1",
-        "kind": "ClusterRole",
-        "metadata": {"name": ROLE, "tenant": tenant},
-        "rules": [
-            {"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]},
-            {"verbs": ["*"], "nonResourceURLs": ["*"]},
-        ],
-    }
-
-
-def _binding(tenant: str) -> Object:
-    return {
-        "apiVersion": f"{_RBAC}/v1",
-        "kind": "ClusterRoleBinding",
-        "metadata": {"name": BINDING, "tenant": tenant},
-        "roleRef": {"apiGroup": _RBAC, "kind": "ClusterRole", "name": ROLE},
-        "subjects": [{"kind": "User", "apiGroup": _RBAC, "name": "admin"}],
-    }

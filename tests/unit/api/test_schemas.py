@@ -11,7 +11,7 @@ def test_every_resource_has_a_schema_of_its_own_kind(resource: scheme.Resource) 
 
     assert message.kind == (resource.group, resource.version, resource.kind)
     assert {"apiVersion", "kind", "metadata"} <= message.fields.keys()
-    assert schemas.exists(resource.schema + "List")
+    assert schemas.exists(resource.schema + "List") == ("list" in resource.verbs)
 
 
 def test_every_field_refers_to_something_that_exists() -> None:

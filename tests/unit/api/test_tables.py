@@ -245,6 +245,12 @@ TEMPLATE = {"spec": {"containers": [{"name": "a", "image": "i:1"}, {"name": "b",
          {"metadata": {"name": "r", "ownerReferences": [
              {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "d", "controller": True}]},
           "revision": 4}, {"Controller": "daemonset.apps/d", "Revision": 4}),
+        ("rolebindings.rbac.authorization.k8s.io",
+         {"roleRef": {"kind": "ClusterRole", "name": "view"},
+          "subjects": [{"kind": "User", "name": "ann"}, {"kind": "User", "name": "bob"},
+                       {"kind": "ServiceAccount", "namespace": "n", "name": "bot"}]},
+         {"Role": "ClusterRole/view", "Users": "ann, bob", "Groups": "",
+          "ServiceAccounts": "n/bot"}),
     ],
 )  # fmt: skip
 def test_cells(gvr: str, obj: Object, expected: dict[str, Any]) -> None:

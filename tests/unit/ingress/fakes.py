@@ -12,7 +12,7 @@ import orjson
 import uvloop
 
 from arktos_ray.api import errors, scheme
-from arktos_ray.api.calls import ADDED, BOOKMARK, MODIFIED, Call, Reply, WatchEvent
+from arktos_ray.api.calls import ADDED, BOOKMARK, MODIFIED, Call, Reply, User, WatchEvent
 from arktos_ray.base.clock import SystemClock
 from arktos_ray.base.ids import Ids
 from arktos_ray.ingress.authn import Authenticator
@@ -40,6 +40,10 @@ class FakePartition:
         self.asked_progress: list[int] = []
         self.answer: Callable[[Call], Reply] | None = None
         self.compacted = 0
+        # What roles allow to users of the system tenant elsewhere, and anybody on paths.
+        self.grants: Callable[[Call], bool] = lambda call: True
+        self.may: Callable[[User, list[str]], bool] = lambda user, ask: False
+        self.withdrawn = asyncio.Event()
 
     def next_revision(self) -> int:
         self.revision += 10 - (self.revision - self.number) % 10
@@ -137,16 +141,29 @@ class FakePartition:
                 await self.changed.wait()
 
     async def request(self, method: str, payload: Any) -> Any:
+        if method == "granted":
+            [call, verbs] = payload
+            if not self.grants(Call.unpack(call)):
+                raise errors.Forbidden("not granted")
+            return [Call.unpack(call).verb, *verbs]
+        if method == "may":
+            [user, asks] = payload
+            return [self.may(User.unpack(user), ask) for ask in asks]
         assert method == "progress"
         [revision] = payload
         self.revision = max(self.revision, revision)
         async with self.changed:
             self.asked_progress.append(revision)
             self.changed.notify_all()
+        return None
 
     async def subscribe(self, method: str, payload: Any) -> AsyncIterator[Any]:
-        raise NotImplementedError
-        yield
+        assert method == "remains"
+        if not self.grants(Call.unpack(payload)):
+            raise errors.Forbidden("not granted")
+        yield True
+        await self.withdrawn.wait()
+        raise errors.Forbidden("withdrawn")
 
 
 class FakeUpstream:

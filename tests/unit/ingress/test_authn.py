@@ -7,11 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arktos_ray.api.calls import User
-from arktos_ray.api.errors import Failure, Forbidden, NotFound, Unauthorized
+from arktos_ray.api.errors import Forbidden, NotFound, Unauthorized
 from arktos_ray.ingress.authn import (
+    Ask,
     Authenticator,
+    Impersonation,
     bearer_of,
     impersonated,
+    needed_for,
+    read_impersonation,
     read_token_file,
     sign,
     user_of_certificate,
@@ -176,11 +180,35 @@ def test_bearer_tokens_come_in_the_header_or_as_a_websocket_protocol() -> None:
     assert bearer_of("", protocols) == "tok"
 
 
-def test_only_the_super_group_may_speak_for_others() -> None:
-    root = User("root", "system", ("system:masters",))
-    assert impersonated(root, "eve", ["g"]) == User("eve", "system", ("g", IN))
-    for user in (User("bob", "acme", ("system:masters",)), User("op", "system")):
-        with pytest.raises(Forbidden):
-            impersonated(user, "eve", [])
-    with pytest.raises(Failure):
-        impersonated(root, "", ["system:masters"])
+def test_whom_a_request_speaks_for_and_what_that_needs() -> None:
+    wanted = read_impersonation([
+        ("Accept", "x"), ("impersonate-user", "eve"), ("Impersonate-Group", "g"),
+        ("Impersonate-Group", "h"), ("Impersonate-Uid", "7"),
+        ("Impersonate-Extra-Acme%2fScope", "a"),
+    ])  # fmt: skip
+    assert wanted == Impersonation("eve", ("g", "h"), "7", (("acme/scope", ("a",)),))
+    assert needed_for(wanted) == [
+        Ask("impersonate", "", "users", name="eve"),
+        Ask("impersonate", "", "groups", name="g"),
+        Ask("impersonate", "", "groups", name="h"),
+        Ask("impersonate", "authentication.k8s.io", "uids", name="7"),
+        Ask("impersonate", "authentication.k8s.io", "userextras", "acme/scope", name="a"),
+    ]
+    caller = User("bob", "acme", ("admins",))
+    made = User("eve", "acme", ("g", "h", IN), "7", extra=(("acme/scope", ("a",)),))
+    assert impersonated(caller, wanted) == made
+    assert read_impersonation([("Accept", "x")]) is None
+    with pytest.raises(Forbidden):
+        read_impersonation([("Impersonate-Group", "system:masters")])
+
+
+def test_a_service_account_is_impersonated_as_one() -> None:
+    wanted = Impersonation("system:serviceaccount:n:bot")
+    assert needed_for(wanted) == [Ask("impersonate", "", "serviceaccounts", "", "n", "bot")]
+    groups = ("system:serviceaccounts", "system:serviceaccounts:n", IN)
+    assert impersonated(User("bob", "acme"), wanted).groups == groups
+    odd = Impersonation("system:serviceaccount:n")
+    assert needed_for(odd) == [Ask("impersonate", "", "users", name=odd.name)]
+    assert impersonated(User("bob", "acme"), Impersonation("system:anonymous")).groups == (
+        "system:unauthenticated",
+    )

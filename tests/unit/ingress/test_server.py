@@ -180,7 +180,8 @@ def test_a_client_certificate_says_who_is_calling(
         ("", "/api", 401),
         ("", "/healthz/../api/v1/pods", 400),
         ("bob", "/metrics", 403),
-        ("op", "/metrics", 200),
+        ("op", "/metrics", 403),
+        ("root", "/metrics", 200),
         ("bob", "/arktos/v1/status", 403),
         ("op", "/arktos/v1/status", 403),
         ("root", "/arktos/v1/status", 200),
@@ -239,13 +240,112 @@ def test_insecure_mode_makes_everybody_administrator() -> None:
     run(story())
 
 
-def test_only_the_super_group_impersonates() -> None:
+def test_who_speaks_for_others_is_asked_of_the_roles_of_their_own_tenant() -> None:
     async def story() -> None:
         async with serving() as client:
+            system, acme = client.up.partitions["tp-0"], client.up.partitions["tp-1"]
             await client.say("GET", PODS, Impersonate_User="eve")
-            [[call]] = client.up.partitions["tp-0"].batches
+            [[call]] = system.batches
             assert (call.user.name, call.user.tenant) == ("eve", "system")
-            assert (await client.say("GET", PODS, token="bob", Impersonate_User="eve"))[0] == 403
+            asked = []
+
+            def may(user: User, ask: list[str]) -> bool:
+                asked.append((user.name, *ask))
+                return ask[2] == "users"
+
+            acme.may = may
+            more = {"Impersonate_User": "eve", "Impersonate_Extra_scopes": "x"}
+            code, body, _ = await client.say("GET", PODS, token="bob", **more)
+            assert (code, body["message"]) == (
+                403,
+                'userextras.authentication.k8s.io "x" is forbidden: User "bob" cannot impersonate '
+                'resource "userextras/scopes" in API group "authentication.k8s.io" at the cluster '
+                "scope",
+            )
+            assert asked == [
+                ("bob", "impersonate", "", "users", "", "", "eve", ""),
+                (
+                    "bob",
+                    "impersonate",
+                    "authentication.k8s.io",
+                    "userextras",
+                    "scopes",
+                    "",
+                    "x",
+                    "",
+                ),
+            ]
+            assert acme.batches == []
+            assert (await client.say("GET", PODS, token="bob", Impersonate_User="eve"))[0] == 200
+            [[call]] = acme.batches
+            assert call.user == User("eve", "acme", ("system:authenticated",))
+
+    run(story())
+
+
+def test_whose_a_token_is() -> None:
+    async def story() -> None:
+        async with serving() as client:
+            for partition in client.up.partitions.values():
+                partition.answer = lambda call: Reply(201, call.body)
+            path = "/apis/authentication.k8s.io/v1/tokenreviews"
+
+            async def status(of: str, asking: str) -> Any:
+                code, body, _ = await client.say(
+                    "POST", path, {"spec": {"token": of}}, token=asking
+                )
+                assert code == 201
+                return body["status"]
+
+            bob = {
+                "username": "bob",
+                "groups": [],
+                "extra": {"arktos.futurewei.com/tenant": ["acme"]},
+            }
+            for asking in ("bob", "root"):
+                assert await status("bob", asking) == {"authenticated": True, "user": bob}
+            for token in ("root", "nonsense", ""):
+                assert await status(token, "bob") == {"authenticated": False}
+
+    run(story())
+
+
+def test_paths_of_the_cluster_are_for_operators_whose_roles_allow_them() -> None:
+    async def story() -> None:
+        async with serving() as client:
+            for partition in client.up.partitions.values():
+                partition.may = lambda user, ask: ask == ["get", "", "", "", "", "", "/metrics"]
+            assert (await client.say("GET", "/metrics", token="op"))[0] == 200
+            assert (await client.say("GET", "/arktos/v1/status", token="op"))[0] == 403
+            code, body, _ = await client.say("GET", "/metrics", token="bob")
+            assert (code, body["message"]) == (
+                403, 'forbidden: User "bob" cannot get path "/metrics"',
+            )  # fmt: skip
+
+    run(story())
+
+
+def test_an_operator_is_granted_what_their_own_partition_says_and_until_it_says_no() -> None:
+    async def story() -> None:
+        async with serving() as client:
+            system, acme = client.up.partitions["tp-0"], client.up.partitions["tp-1"]
+            there = "/api/v1/tenants/acme/namespaces/n/pods"
+            assert (await client.say("POST", there, pod("a"), token="op"))[0] == 201
+            [[call]] = acme.batches
+            assert call.granted == ("create", "escalate", "bind")
+            assert system.batches == [], "asked, and not called"
+            async with client.watch(there + "?watch=1", token="op") as response:
+                assert (await event(response))["object"]["metadata"]["name"] == "a"
+                assert acme.watches[-1].granted == ("watch", "list")
+                system.withdrawn.set()
+                last = await event(response)
+                assert (last["type"], last["object"]["code"]) == ("ERROR", 403)
+            system.grants = lambda call: False
+            assert (await client.say("GET", there, token="op"))[0] == 403
+            code, _, _ = await client.say("GET", there + "?watch=1", token="op")
+            assert code == 403
+            # The masters of the system tenant need not ask.
+            assert (await client.say("GET", there))[0] == 200
 
     run(story())
 

@@ -1,0 +1,1 @@
+"""Writes into aggregated ClusterRoles what they gather."""

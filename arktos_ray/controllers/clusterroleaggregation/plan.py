@@ -1,0 +1,45 @@
+"""What an aggregated ClusterRole gathers just now. Pure.
+
+For people and programs that read roles: decisions gather by themselves (tenancy/rights.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from arktos_ray.api.kinds.syntax import selector_matches
+from arktos_ray.controllers.pods import is_terminating
+from arktos_ray.tenancy.roles import STANDING_ROLES
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    rules: list[Object]
+    why: str
+
+
+def plan(role: Object, others: Iterable[Object]) -> Write | None:
+    """others: all ClusterRoles of its tenant. What these gather they say in their own rules, so
+    circles come to rest."""
+    aggregation = role.get("aggregationRule")
+    if aggregation is None or is_terminating(role):
+        return None
+    every = {each["metadata"]["name"]: each for each in (*STANDING_ROLES, *others)}
+    every.pop(role["metadata"]["name"], None)
+    selectors = aggregation.get("clusterRoleSelectors") or ()
+    distinct: dict[bytes, Object] = {}
+    for _, other in sorted(every.items()):
+        labels = other["metadata"].get("labels") or {}
+        if any(selector_matches(selector, labels) for selector in selectors):
+            for rule in other.get("rules") or ():
+                distinct.setdefault(orjson.dumps(rule, option=orjson.OPT_SORT_KEYS), rule)
+    gathered = list(distinct.values())
+    if gathered == (role.get("rules") or []):
+        return None
+    return Write(gathered, "what it gathers has changed")
