@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from drills import Ground, Load
 from livekit import Cluster, Program, Say, helms, kubectls
 
 MakeKubectl = Callable[..., Program]
@@ -80,3 +81,16 @@ def say(capsys: pytest.CaptureFixture[str]) -> Say:
             print(f"\n  {text}", end=" ", flush=True)
 
     return said
+
+
+@pytest.fixture(scope="module")
+def load(ground: Ground) -> Iterator[Load]:
+    """Writers, watchers and two Deployments on the `ground` of the module, settled."""
+    load = Load(ground)
+    try:
+        load.start()
+        load.rescale()
+        load.settled()
+        yield load
+    finally:
+        load.stop()

@@ -61,18 +61,6 @@ def ground(disk: Path | str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         processes.end(processes.of_cluster(ground.home), 0)
 
 
-@pytest.fixture(scope="module")
-def load(ground: Ground) -> Iterator[Load]:
-    load = Load(ground)
-    try:
-        load.start()
-        load.rescale()
-        load.settled()
-        yield load
-    finally:
-        load.stop()
-
-
 @pytest.mark.parametrize("name", KILLED)
 def test_a_killed_actor_is_back_and_nothing_is_lost(
     ground: Ground, load: Load, say: Say, name: str

@@ -40,18 +40,6 @@ def ground(etcd: EtcdServer, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         ground.stop()
 
 
-@pytest.fixture(scope="module")
-def load(ground: Ground) -> Iterator[Load]:
-    load = Load(ground)
-    try:
-        load.start()
-        load.rescale()
-        load.settled()
-        yield load
-    finally:
-        load.stop()
-
-
 def hang(etcd: EtcdServer) -> Callable[[], None]:
     etcd.pause()
     return etcd.resume

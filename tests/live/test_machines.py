@@ -39,18 +39,6 @@ def ground(machines: Region) -> Several:
     return machines.up("--ingresses", "2")
 
 
-@pytest.fixture(scope="module")
-def load(ground: Several) -> Iterator[Load]:
-    load = Load(ground)
-    try:
-        load.start()
-        load.rescale()
-        load.settled()
-        yield load
-    finally:
-        load.stop()
-
-
 def on(parts: dict[str, Any], machine: Machine) -> set[str]:
     return {name for name, part in parts.items() if part["machine"] == machine.address}
 

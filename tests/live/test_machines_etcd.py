@@ -38,18 +38,6 @@ def ground(machines: Region, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         etcd.stop()
 
 
-@pytest.fixture(scope="module")
-def load(ground: Several) -> Iterator[Load]:
-    load = Load(ground)
-    try:
-        load.start()
-        load.rescale()
-        load.settled()
-        yield load
-    finally:
-        load.stop()
-
-
 def lose(machines: Region, ground: Several, load: Load, machine: Machine) -> tuple[float, str]:
     """Seconds until each of its tenant partitions is written to again; and what to say of it."""
     before = ground.whole()

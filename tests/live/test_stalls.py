@@ -46,18 +46,6 @@ def ground(disk: Path | str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         processes.end(processes.of_cluster(ground.home), 0)
 
 
-@pytest.fixture(scope="module")
-def load(ground: Ground) -> Iterator[Load]:
-    load = Load(ground)
-    try:
-        load.start()
-        load.rescale()
-        load.settled()
-        yield load
-    finally:
-        load.stop()
-
-
 def test_while_the_disk_stands_still_writes_wait_and_reads_do_not(
     ground: Ground, load: Load, say: Say, disk: Path | str
 ) -> None:
