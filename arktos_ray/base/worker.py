@@ -20,6 +20,7 @@ T = TypeVar("T")
 class Worker:
     def __init__(self, name: str) -> None:
         self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._closed = False
         self._thread = threading.Thread(target=self._live, name=name, daemon=True)
         self._thread.start()
 
@@ -38,11 +39,15 @@ class Worker:
             with contextlib.suppress(RuntimeError):  # The loop has ended, and whoever waited.
                 loop.call_soon_threadsafe(*told)
 
-        self._queue.put(do)
+        self._put(do)
         return await future
 
     def wait(self, work: Callable[[], T]) -> T:
         """The same, for a caller who may wait."""
+        return self.submit(work).result()
+
+    def submit(self, work: Callable[[], T]) -> Future[T]:
+        """The same, for a caller who waits later."""
         future: Future[T] = Future()
 
         def do() -> None:
@@ -51,13 +56,19 @@ class Worker:
             except BaseException as error:
                 future.set_exception(error)
 
-        self._queue.put(do)
-        return future.result()
+        self._put(do)
+        return future
 
     def close(self) -> None:
-        """After what was asked for before."""
+        """After what was asked for before. What is asked for from now on raises RuntimeError."""
+        self._closed = True
         self._queue.put(None)
         self._thread.join()
+
+    def _put(self, do: Callable[[], None]) -> None:
+        if self._closed:
+            raise RuntimeError(f"{self._thread.name} has ended")
+        self._queue.put(do)
 
     def _live(self) -> None:
         while (do := self._queue.get()) is not None:

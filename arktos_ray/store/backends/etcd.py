@@ -20,13 +20,13 @@ Blocking calls in a thread of the log's own: one thing happens at a time, in ord
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import msgpack
@@ -35,6 +35,7 @@ import orjson
 from arktos_ray.api.errors import Expired, Failure, NotFound, StorageFull, Unavailable, Unreached
 from arktos_ray.base import processes
 from arktos_ray.base.clock import Clock
+from arktos_ray.base.worker import Worker
 from arktos_ray.store.backends.chunks import PART_BYTES_MAX, Chunk, Chunks, Unpacker, pack
 from arktos_ray.store.backends.etcd_rpc import Etcd, EtcdSettings, lease_seconds
 from arktos_ray.store.port import Corrupt, Fenced, InDoubt, Lease, Row
@@ -82,7 +83,7 @@ class EtcdLog:
         self._process = process if process is not None else processes.identity()
         self._root = f"{settings.prefix.rstrip('/')}/{name}/".encode()
         self._lease = Lease(settings.ttl_s)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"log-{name}")
+        self._thread = Worker(f"log-{name}")
         self._stopping = threading.Event()
         self._closed = False
         self._epoch = self._fence = 0
@@ -95,10 +96,10 @@ class EtcdLog:
         self._garbage_written = 0
         self._seen_revision = self._compacted_revision = 0
         try:
-            self._thread.submit(self._open).result()
+            self._thread.wait(self._open)
         except BaseException:
             self._stopping.set()
-            self._thread.shutdown()
+            self._thread.close()
             raise
 
     # The port
@@ -123,7 +124,9 @@ class EtcdLog:
         unpacker, garbage = Unpacker(), self._garbage
         rows: list[Row] = []
         size = 0
-        page: Future[Any] | None = self._thread.submit(self._page, self._key("log/"), _PAGE_KEYS[0])
+        page: Future[Any] | None = self._thread.submit(
+            partial(self._page, self._key("log/"), _PAGE_KEYS[0])
+        )
         while page is not None:
             reply = page.result()
             page = None
@@ -131,7 +134,7 @@ class EtcdLog:
                 got = sum(len(kv.value) for kv in reply.kvs) // len(reply.kvs)
                 low, high = _PAGE_KEYS
                 count = min(high, max(low, _PAGE_BYTES // max(got, 1)))
-                page = self._thread.submit(self._page, reply.kvs[-1].key + b"\0", count)
+                page = self._thread.submit(partial(self._page, reply.kvs[-1].key + b"\0", count))
             for kv in reply.kvs:
                 first = int(kv.key[len(self._root) + 4 :].partition(b".")[0])
                 try:
@@ -180,12 +183,12 @@ class EtcdLog:
             return
         self._closed = True
         self._stopping.set()
-        self._thread.submit(self._leave).result()
-        self._thread.shutdown()
+        self._thread.wait(self._leave)
+        self._thread.close()
         self._trusted_until = -math.inf
 
     async def _run(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        return await self._thread.run(work)
 
     # Opening
 

@@ -66,3 +66,12 @@ def test_what_was_asked_for_is_done_before_the_end_and_after_the_loop() -> None:
     go.set()
     worker.close()
     assert done == ["written"]
+
+
+def test_who_comes_after_the_end_is_told() -> None:
+    worker = Worker("test")
+    worker.close()
+    with pytest.raises(RuntimeError, match="test has ended"):
+        worker.wait(lambda: None)
+    with pytest.raises(RuntimeError, match="test has ended"):
+        asyncio.run(worker.run(lambda: None))
