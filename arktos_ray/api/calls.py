@@ -61,25 +61,19 @@ class Call:
     granted: tuple[str, ...] = ()
 
     def pack(self) -> list[Any]:
-        user = self.user
         return [
             self.verb, self.gvr, self.tenant, self.namespace, self.name, self.subresource,
             self.options, self.body, self.content_type, self.accept,
-            [user.name, user.tenant, user.groups, user.uid, user.trusted, user.extra],
-            self.user_agent, self.granted,
+            self.user.pack(), self.user_agent, self.granted,
         ]  # fmt: skip
 
     @classmethod
     def unpack(cls, packed: Sequence[Any]) -> Call:
         (verb, gvr, tenant, namespace, name, subresource, options, body, content_type, accept,
          user, user_agent, granted) = packed  # fmt: skip
-        who = (
-            User.unpack(user) if user[5]
-            else User(user[0], user[1], tuple(user[2]), user[3], user[4])
-        )  # fmt: skip
         return cls(
             verb, gvr, tenant, namespace, name, subresource, options, body, content_type, accept,
-            who, user_agent, tuple(granted) if granted else (),
+            User.unpack(user), user_agent, tuple(granted) if granted else (),
         )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 
 STANDARD_VERBS = (
     "create", "delete", "deletecollection", "get", "list", "patch", "update", "watch",
@@ -79,30 +80,21 @@ RBAC = "rbac.authorization.k8s.io"
 _AUTHORIZATION = "authorization.k8s.io"
 
 
-def _namespaced(group: str, plural: str, kind: str, schema: str, **more: object) -> Resource:
+def _v1(scope: Scope, group: str, plural: str, kind: str, schema: str, **more: object) -> Resource:
     return Resource(
         group,
         "v1",
         plural,
         kind,
         kind.lower(),
-        Scope.NAMESPACED,
+        scope,
         schema,
         **more,  # type: ignore[arg-type]
     )
 
 
-def _tenant_scoped(group: str, plural: str, kind: str, schema: str, **more: object) -> Resource:
-    return Resource(
-        group,
-        "v1",
-        plural,
-        kind,
-        kind.lower(),
-        Scope.TENANT,
-        schema,
-        **more,  # type: ignore[arg-type]
-    )
+_namespaced = partial(_v1, Scope.NAMESPACED)
+_tenant_scoped = partial(_v1, Scope.TENANT)
 
 
 RESOURCES: tuple[Resource, ...] = (

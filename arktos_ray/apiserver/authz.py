@@ -18,7 +18,7 @@ from arktos_ray.api.errors import BadRequest, Forbidden
 from arktos_ray.api.names import SYSTEM_TENANT
 from arktos_ray.api.scheme import Resource
 from arktos_ray.apiserver.rights import RightsOfTenants
-from arktos_ray.tenancy.roles import SUPER_GROUP
+from arktos_ray.tenancy.roles import SUPER_GROUP, is_super
 
 _CLUSTER_PATHS = ("/metrics", "/arktos")
 
@@ -93,10 +93,6 @@ def may(
 def is_of_cluster(path: str) -> bool:
     """Whether the ingress keeps this path from users of tenants, whatever their roles say."""
     return any(path == one or path.startswith(one + "/") for one in _CLUSTER_PATHS)
-
-
-def is_super(user: User) -> bool:
-    return user.tenant == SYSTEM_TENANT and SUPER_GROUP in user.groups
 
 
 def _selected(call: Call) -> str:

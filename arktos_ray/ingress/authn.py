@@ -21,9 +21,8 @@ import orjson
 from arktos_ray.api.calls import User
 from arktos_ray.api.errors import Forbidden, NotFound, Unauthorized
 from arktos_ray.api.names import ALL_TENANTS, SYSTEM_TENANT, is_dns_label
+from arktos_ray.tenancy.roles import AUTHENTICATED, SUPER_GROUP, UNAUTHENTICATED
 
-SUPER_GROUP = "system:masters"
-AUTHENTICATED, UNAUTHENTICATED = "system:authenticated", "system:unauthenticated"
 ANONYMOUS = "system:anonymous"
 TENANT_ADMIN = "admin"  # the subject of every tenant's own admin-role-binding
 _TENANT_PREFIX = "tenant:"
@@ -264,10 +263,6 @@ def _account(name: str) -> tuple[str, str] | None:
     namespace, colon, account = name.removeprefix(_ACCOUNT).partition(":")
     good = bool(colon and is_dns_label(namespace) and account) and ":" not in account
     return (namespace, account) if good else None
-
-
-def is_super(user: User) -> bool:
-    return user.tenant == SYSTEM_TENANT and SUPER_GROUP in user.groups
 
 
 class Authenticator:

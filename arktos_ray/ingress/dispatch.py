@@ -15,11 +15,12 @@ from arktos_ray.base.bounded import Bounded, Closed
 from arktos_ray.base.clock import Clock
 from arktos_ray.base.tasks import Tasks
 from arktos_ray.ingress import merge, status
-from arktos_ray.ingress.authn import Ask, is_super
+from arktos_ray.ingress.authn import Ask
 from arktos_ray.ingress.homes import Each, One, Search, home_of, spans
 from arktos_ray.ingress.lanes import Lanes
 from arktos_ray.ingress.limits import Limits
 from arktos_ray.ingress.port import Upstream
+from arktos_ray.tenancy.roles import is_super
 
 T = TypeVar("T")
 

@@ -34,6 +34,7 @@ from arktos_ray.ingress.limits import Limits
 from arktos_ray.ingress.metrics import Metrics
 from arktos_ray.ingress.port import Upstream
 from arktos_ray.ingress.shares import Rate, Shares
+from arktos_ray.tenancy.roles import UNAUTHENTICATED
 
 log = logging.getLogger(__name__)
 
@@ -336,7 +337,7 @@ class Ingress:
             if token:
                 user = self._authenticator.user_of_token(token, self._clock.now())
             elif path.split("/", 2)[1] in _OPEN_PATHS:
-                return User(authn.ANONYMOUS, groups=(authn.UNAUTHENTICATED,))
+                return User(authn.ANONYMOUS, groups=(UNAUTHENTICATED,))
             else:
                 raise errors.Unauthorized(certified.message if certified else "Unauthorized")
         return user

@@ -9,9 +9,12 @@ The system tenant keeps them as objects, for its operators to read. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import orjson
+
+from arktos_ray.api.calls import User
 from arktos_ray.api.names import SYSTEM_TENANT
 from arktos_ray.api.scheme import RBAC
 
@@ -32,6 +35,11 @@ _READ = ("get", "list", "watch")
 _WRITE = ("create", "delete", "deletecollection", "patch", "update")
 
 
+def is_super(user: User) -> bool:
+    """Above roles, everywhere."""
+    return user.tenant == SYSTEM_TENANT and SUPER_GROUP in user.groups
+
+
 def rule(verbs: Sequence[str], groups: Sequence[str], *resources: str) -> Object:
     return {"verbs": list(verbs), "apiGroups": list(groups), "resources": list(resources)}
 
@@ -41,6 +49,14 @@ def path_rule(verbs: Sequence[str], *paths: str) -> Object:
 
 
 EVERYTHING: list[Object] = [rule("*", "*", "*"), path_rule("*", "*")]
+
+
+def distinct(rules: Iterable[Object]) -> list[Object]:
+    """Each once, in the order in which they come."""
+    found: dict[bytes, Object] = {}
+    for each in rules:
+        found.setdefault(orjson.dumps(each, option=orjson.OPT_SORT_KEYS), each)
+    return list(found.values())
 
 
 def _with(resources: Sequence[str], *parts: str) -> list[str]:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
-
 from arktos_ray.api import errors, kinds
 from arktos_ray.api.calls import Call, Reply, User
 from arktos_ray.api.kinds.causes import Cause, bad
@@ -68,14 +66,14 @@ def _is_allowed(partition: Partition, call: Call, user: User, spec: Object, *, o
 
 
 def _rules(partition: Partition, user: User, namespace: str) -> Object:
-    if user.trusted or authz.is_super(user):
+    if user.trusted or roles.is_super(user):
         held = roles.EVERYTHING
     else:
         held = partition.rights.of(user.tenant).raw_rules_of(user, namespace)
-    distinct = {orjson.dumps(rule, option=orjson.OPT_SORT_KEYS): rule for rule in held}.values()
+    rules = roles.distinct(held)
     return {
-        "resourceRules": [rule for rule in distinct if not rule.get("nonResourceURLs")],
-        "nonResourceRules": [rule for rule in distinct if rule.get("nonResourceURLs")],
+        "resourceRules": [rule for rule in rules if not rule.get("nonResourceURLs")],
+        "nonResourceRules": [rule for rule in rules if rule.get("nonResourceURLs")],
         "incomplete": False,
     }
 

@@ -34,6 +34,7 @@ from arktos_ray.store.records import Record, encode
 from arktos_ray.store.store import CATCH_UP_CHANGES_MAX, Scope, Subscription
 from arktos_ray.store.watchcache import Change
 from arktos_ray.tenancy.rights import Rights
+from arktos_ray.tenancy.roles import is_super
 
 # The state, and what a watch fell behind, go out in pieces of some milliseconds, so that one huge
 # watch does not hold up the loop: plain objects, and those that are decoded and rendered.
@@ -85,7 +86,7 @@ class Watch:
     def _rights_now(self) -> tuple[Rights, int] | None:
         """What the decision about this watch rests on; None when it rests on nothing here."""
         call = self._call
-        if call.user.trusted or call.granted or authz.is_super(call.user):
+        if call.user.trusted or call.granted or is_super(call.user):
             return None
         rights = self._partition.rights.of(call.user.tenant)
         return rights, rights.version

@@ -9,11 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from arktos_ray.api.kinds.syntax import selector_matches
 from arktos_ray.controllers.pods import is_terminating
-from arktos_ray.tenancy.roles import STANDING_ROLES
+from arktos_ray.tenancy.roles import STANDING_ROLES, distinct
 
 Object = dict[str, Any]
 
@@ -33,13 +31,12 @@ def plan(role: Object, others: Iterable[Object]) -> Write | None:
     every = {each["metadata"]["name"]: each for each in (*STANDING_ROLES, *others)}
     every.pop(role["metadata"]["name"], None)
     selectors = aggregation.get("clusterRoleSelectors") or ()
-    distinct: dict[bytes, Object] = {}
+    found: list[Object] = []
     for _, other in sorted(every.items()):
         labels = other["metadata"].get("labels") or {}
         if any(selector_matches(selector, labels) for selector in selectors):
-            for rule in other.get("rules") or ():
-                distinct.setdefault(orjson.dumps(rule, option=orjson.OPT_SORT_KEYS), rule)
-    gathered = list(distinct.values())
+            found += other.get("rules") or ()
+    gathered = distinct(found)
     if gathered == (role.get("rules") or []):
         return None
     return Write(gathered, "what it gathers has changed")
