@@ -8,7 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -128,8 +129,20 @@ def opened(settings: EtcdSettings, name: str = "tp-1") -> EtcdLog:
     # Of nobody who could still be there: each next one begins at once.
     log = EtcdLog(settings, name, SystemClock(), GONE)
     list(log.replay())
-    asyncio.run(log.take_over())
+    answered(log.take_over)
     return log
+
+
+def answered(ask: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Where attempts are short, a busy disk is slower than one of them."""
+    give_up = time.monotonic() + 30
+    while True:
+        try:
+            asyncio.run(ask())
+            return
+        except Unavailable:
+            if time.monotonic() > give_up:
+                raise
 
 
 def content(settings: EtcdSettings, name: str = "tp-1") -> list[int]:
@@ -160,7 +173,7 @@ def test_a_write_while_etcd_hangs_is_there_once_and_what_was_sent_meanwhile_does
 
     asyncio.run(story())
     log.close()
-    assert content(settings) == [1, 3]
+    assert content(own.settings()) == [1, 3]
 
 
 def test_trust_runs_out_while_etcd_is_away_and_comes_back_with_it(own: EtcdServer) -> None:
@@ -175,17 +188,17 @@ def test_trust_runs_out_while_etcd_is_away_and_comes_back_with_it(own: EtcdServe
         with contextlib.suppress(Unavailable):
             asyncio.run(log.renew())
     own.start()
-    asyncio.run(log.renew())
+    answered(log.renew)
     assert log.trusted_until > clock.monotonic()
     asyncio.run(log.append(rows(2)))
     log.close()
-    assert content(settings) == [2], "what was refused is not there"
+    assert content(own.settings()) == [2], "what was refused is not there"
 
 
 def test_whoever_cannot_learn_whether_it_wrote_gives_up_and_the_next_one_finds_out(
     own: EtcdServer,
 ) -> None:
-    log = opened(own.settings(attempt_s=0.3, doubt_s=0.5))
+    log = opened(own.settings(attempt_s=0.5, doubt_s=2))
     asyncio.run(log.append(rows(1)))
     own.pause()
     with pytest.raises(InDoubt):
