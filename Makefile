@@ -6,9 +6,10 @@ SEED   ?=
 SEEDS  ?=
 STORY  ?=
 BENCH  ?=
+COUNT  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status check quick test sim live bench clean
+.PHONY: help setup up down status check quick test sim live isolation bench clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +47,10 @@ sim: setup ## Random stories in the simulator: SEEDS=1000 of them, or SEED=7 aga
 
 live: setup ## What needs real Ray, real clients and real runtimes; says what it skipped, and why
 	$(PYTHON) -m pytest tests/live -ra --durations=15
+
+isolation: setup ## 100,000 hostile requests of one tenant at another (SEED=7; COUNT=500000)
+	ARKTOS_ISOLATION=$(or $(COUNT),100000) ARKTOS_SEED=$(or $(SEED),1) \
+	  $(PYTHON) -m pytest tests/live/test_isolation.py -q -s
 
 bench: setup ## Benchmarks, one question each; BENCH=placement runs one
 	@for file in $(if $(BENCH),benchmarks/$(BENCH).py,$(wildcard benchmarks/[a-z]*.py)); do \

@@ -9,6 +9,7 @@ to decide. Not here: bodies, media types, and paths that name no object (see `Lo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NoReturn
 from urllib.parse import unquote, unquote_plus
 
 from arktos_ray.api import errors, scheme
@@ -101,6 +102,8 @@ def _resource(
     resource = scheme.BY_PATH.get((group, version, plural))
     call = Call(verb or method.lower(), plural, tenant, namespace, name, subresource, options)
     call.user = user
+    if named and prefix and prefix != tenant:
+        _refuse_two_tenants(call, group, prefix)
     _check_boundary(call, group, resource)
 
     if resource is None:
@@ -154,6 +157,17 @@ def _check_boundary(call: Call, group: str, resource: scheme.Resource | None) ->
         raise errors.NotFound(
             f'tenants "{call.tenant}" not found', details={"name": call.tenant, "kind": "tenants"}
         )
+
+
+def _refuse_two_tenants(call: Call, group: str, prefix: str) -> NoReturn:
+    """`/t/<one>/api/v1/tenants/<another>/...`"""
+    if call.user.tenant == SYSTEM_TENANT:
+        raise errors.BadRequest(
+            f'the path names two tenants: "{prefix}" as its prefix, and then "{call.tenant}"'
+        )
+    if call.tenant == call.user.tenant:
+        call.tenant = prefix
+    raise forbidden(call, group)
 
 
 def forbidden(call: Call, group: str) -> errors.Forbidden:

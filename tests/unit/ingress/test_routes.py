@@ -68,7 +68,7 @@ def parts(c: Call) -> tuple[str, ...]:
         ("GET", "/api/v1/watch/tenants/t", ("watch", "tenants", "", "", "", "")),
         # A tenant before everything; one in the path counts more.
         ("GET", "/t/acme/api/v1/pods", ("list", "pods", "acme", "", "", "")),
-        ("GET", "/t/acme/api/v1/tenants/b/pods", ("list", "pods", "b", "", "", "")),
+        ("GET", "/t/acme/api/v1/tenants/acme/pods", ("list", "pods", "acme", "", "", "")),
         ("GET", "/t/acme/api/v1/nodes", ("list", "nodes", "", "", "", "")),
         # Odds and ends of real clients.
         ("GET", "/api/v1/pods/", ("list", "pods", "system", "", "", "")),
@@ -96,6 +96,14 @@ def test_every_form_of_url_means_what_it_should(
 def test_a_tenant_user_has_a_cluster_of_their_own_on_the_short_path() -> None:
     assert call("GET", "/api/v1/namespaces/default/pods", BOB).tenant == "acme"
     assert call("GET", "/t/acme/api/v1/pods", BOB).tenant == "acme"
+
+
+@pytest.mark.parametrize(
+    "target", ["/t/acme/api/v1/tenants/b/pods", "/t/b/api/v1/tenants/acme/pods"]
+)
+def test_whoever_names_two_tenants_is_refused_for_the_other_one(target: str) -> None:
+    with pytest.raises(errors.Forbidden, match='in the tenant "b"'):
+        call("GET", target, BOB)
 
 
 def test_an_old_watch_of_one_object_selects_it_by_name() -> None:
@@ -156,6 +164,7 @@ def test_a_prefix_and_a_slash_at_the_end_do_not_change_a_local_path() -> None:
         ("POST", "/api/v1/watch/pods", errors.MethodNotAllowed),
         ("GET", "/api/v1/tenants/all/namespaces/n/pods/p", errors.BadRequest),
         ("POST", "/api/v1/tenants/all/namespaces/n/pods", errors.BadRequest),
+        ("GET", "/t/acme/api/v1/tenants/b/pods", errors.BadRequest),
         ("GET", "/api/v1/namespaces/../pods", errors.BadRequest),
         ("GET", "/api/v1/namespaces/%2e%2e/pods", errors.BadRequest),
         ("GET", "/api/v1/namespaces/a%2Fb/pods", errors.BadRequest),
