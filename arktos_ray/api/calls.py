@@ -41,6 +41,8 @@ class Call:
     verb: get list watch create update patch delete deletecollection.
     gvr: `pods`, `deployments.apps`: see api/scheme.py; tenant may be `all` for list and watch.
     options: query parameters as sent (fieldSelector, limit, dryRun, fieldManager, ...).
+    version: the apiVersion that the caller speaks (`extensions/v1beta1`), "" is the one that is
+    stored; gvr says which objects, whatever group they are asked for under.
     granted: verbs that the partition of the user's own tenant allowed, for users of the system
     tenant; other partitions do not know their roles.
     """
@@ -59,21 +61,22 @@ class Call:
     user: User = User("system:unknown")
     user_agent: str = ""
     granted: tuple[str, ...] = ()
+    version: str = ""
 
     def pack(self) -> list[Any]:
         return [
             self.verb, self.gvr, self.tenant, self.namespace, self.name, self.subresource,
             self.options, self.body, self.content_type, self.accept,
-            self.user.pack(), self.user_agent, self.granted,
+            self.user.pack(), self.user_agent, self.granted, self.version,
         ]  # fmt: skip
 
     @classmethod
     def unpack(cls, packed: Sequence[Any]) -> Call:
         (verb, gvr, tenant, namespace, name, subresource, options, body, content_type, accept,
-         user, user_agent, granted) = packed  # fmt: skip
+         user, user_agent, granted, version) = packed  # fmt: skip
         return cls(
             verb, gvr, tenant, namespace, name, subresource, options, body, content_type, accept,
-            User.unpack(user), user_agent, tuple(granted) if granted else (),
+            User.unpack(user), user_agent, tuple(granted) if granted else (), version,
         )  # fmt: skip
 
 

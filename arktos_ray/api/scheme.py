@@ -6,9 +6,11 @@ partition owns it. `api/kinds/` adds defaults and validation, `api/tables.py` th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
+from typing import Any
 
 STANDARD_VERBS = (
     "create", "delete", "deletecollection", "get", "list", "patch", "update", "watch",
@@ -28,6 +30,19 @@ class Home(StrEnum):
     RESOURCE_PARTITION = "rp"
     # Leases and events: beside their subject. Node leases and node events are in the RP.
     EITHER = "either"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Form:
+    """How a version beside the stored one is turned into it and back.
+
+    Both get a dict of their own to change, and give one with its apiVersion and kind.
+    """
+
+    gvr: str  # under which the objects are stored
+    api_version: str  # in which they are
+    from_stored: Callable[[dict[str, Any]], dict[str, Any]]
+    to_stored: Callable[[dict[str, Any]], dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,6 +68,8 @@ class Resource:
     durable: bool = True
     # Virtual resources answer a question and store nothing (access reviews).
     virtual: bool = False
+    # None: objects are stored as this version says.
+    form: Form | None = None
 
     @property
     def api_version(self) -> str:
@@ -60,7 +77,12 @@ class Resource:
 
     @property
     def gvr(self) -> str:
-        """`pods`, `deployments.apps`: unique, short, stable; used in keys, frames and messages."""
+        """`pods`, `deployments.apps`: unique, short, stable; used in keys, frames and messages.
+
+        Of what is stored: versions and groups that show the same objects have the same.
+        """
+        if self.form is not None:
+            return self.form.gvr
         return f"{self.plural}.{self.group}" if self.group else self.plural
 
     @property
@@ -190,14 +212,24 @@ RESOURCES: tuple[Resource, ...] = (
     ],
 )  # fmt: skip
 
+# Versions, and groups, that show the objects of another row: each has a form. The first of a group
+# is the one that clients prefer.
+OLDER: tuple[Resource, ...] = ()
+
 BY_PATH: dict[tuple[str, str, str], Resource] = {
-    (r.group, r.version, r.plural): r for r in RESOURCES
+    (r.group, r.version, r.plural): r for r in (*RESOURCES, *OLDER)
 }
 BY_KIND: dict[tuple[str, str], Resource] = {(r.api_version, r.kind): r for r in RESOURCES}
 BY_GVR: dict[str, Resource] = {r.gvr: r for r in RESOURCES}
+BY_VERSION: dict[tuple[str, str], Resource] = {(r.gvr, r.api_version): r for r in OLDER}
 VOLATILE: frozenset[str] = frozenset(r.gvr for r in RESOURCES if not r.durable)
 
 
 def resource(gvr: str) -> Resource:
     """The row of `pods`, `deployments.apps`, ...; KeyError is a bug in the caller."""
     return BY_GVR[gvr]
+
+
+def spoken(gvr: str, version: str) -> Resource | None:
+    """The row of a call: its gvr and version."""
+    return BY_VERSION.get((gvr, version)) if version else BY_GVR.get(gvr)

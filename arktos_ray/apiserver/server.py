@@ -12,6 +12,8 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
+import orjson
+
 from arktos_ray.api import errors
 from arktos_ray.api.calls import Call, Reply, User, WatchEvent
 from arktos_ray.api.errors import Failure
@@ -125,7 +127,8 @@ class Server:
             raise errors.BadRequest('the tenant "all" is for list and watch only')
         self.partition.gate.check(call)
         verb = self._verb(call, resource)
-        return verb(self.partition, call, resource)
+        reply = verb(self.partition, call, resource)
+        return reply if resource.form is None else _spoken(reply, resource)
 
     def _verb(self, call: Call, resource: Resource) -> Verb:
         if call.subresource:
@@ -212,6 +215,16 @@ class Server:
             "waiting": self.partition.turns.waiting(),
             "refused": self.partition.turns.refused,
         }
+
+
+def _spoken(reply: Reply, resource: Resource) -> Reply:
+    """An answer that is one object, in the version that was asked for. Lists are already."""
+    form = resource.form
+    assert form is not None
+    obj = orjson.loads(reply.body)
+    if (obj.get("apiVersion"), obj.get("kind")) != (form.api_version, resource.kind):
+        return reply
+    return Reply(reply.code, orjson.dumps(form.from_stored(obj)), reply.warnings)
 
 
 class Guard:

@@ -54,6 +54,12 @@ async def closing(iterator: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]
             await close()
 
 
+def _resource(call: Call) -> scheme.Resource:
+    found = scheme.spoken(call.gvr, call.version)
+    assert found is not None, "routes.py knew it"
+    return found
+
+
 async def ask(
     upstream: Upstream, partition: str, calls: Sequence[Call], left_s: float, limits: Limits
 ) -> list[Reply]:
@@ -104,7 +110,7 @@ class Dispatcher:
             call = replace(call, options={**call.options, "topology": version})
         if call.verb == "list":
             list_options.check(call.options, watch=False)
-        resource = scheme.resource(call.gvr)
+        resource = _resource(call)
         where = home_of(call, resource, self._upstream)
         if self._is_strange(call, where):
             call = await self._granted(call)
@@ -242,7 +248,7 @@ class Dispatcher:
     def watch(self, call: Call) -> tuple[AsyncIterator[list[WatchEvent]], Sequence[str]]:
         """The events, and the partitions that they come from; that may change."""
         list_options.check(call.options, watch=True)
-        where = home_of(call, scheme.resource(call.gvr), self._upstream)
+        where = home_of(call, _resource(call), self._upstream)
         if self._is_strange(call, where):
             match where:
                 case Each(partitions):
@@ -252,7 +258,7 @@ class Dispatcher:
         return self._watch(call)
 
     def _watch(self, call: Call) -> tuple[AsyncIterator[list[WatchEvent]], Sequence[str]]:
-        resource = scheme.resource(call.gvr)
+        resource = _resource(call)
         match home_of(call, resource, self._upstream):
             case Each(partitions):
                 return self._merged(call, resource, partitions), partitions

@@ -109,6 +109,8 @@ def _resource(
     if resource is None:
         raise not_found()
     call.gvr = resource.gvr
+    if resource.form is not None:
+        call.version = resource.api_version
     if subresource in _STREAMS and subresource not in resource.subresources:
         raise errors.NotFound(f"{plural}/{subresource} is not served here yet")
     if len(rest) > 3:

@@ -127,7 +127,9 @@ class Fanout:
         partitions: Sequence[str], limits: Limits, on_close: Callable[[Fanout], None], *,
         start: int, bookmarks: bool,
     ) -> None:  # fmt: skip
-        self._resource = scheme.resource(call.gvr)
+        resource = scheme.spoken(call.gvr, call.version)
+        assert resource is not None, "routes.py knew it"
+        self._resource = resource
         self._form, self._events = form, events
         self._limits, self._on_close = limits, on_close
         self.partitions, self.bookmarks = partitions, bookmarks
@@ -400,7 +402,8 @@ def _key(call: Call) -> tuple[object, ...]:
     """Who may see the same: the partition decided for this user, so the user is part of it."""
     options = tuple(sorted(o for o in call.options.items() if o[0] not in _STARTS))
     return (
-        call.gvr, call.tenant, call.namespace, call.name, call.accept, call.user, options,
+        call.gvr, call.version, call.tenant, call.namespace, call.name, call.accept, call.user,
+        options,
     )  # fmt: skip
 
 

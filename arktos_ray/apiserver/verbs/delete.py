@@ -21,6 +21,7 @@ from arktos_ray.apiserver.partition import (
     is_dry_run,
     key_of,
     reply_with,
+    shown,
 )
 from arktos_ray.apiserver.verbs.list import list_body, number_of, select
 from arktos_ray.apiserver.verbs.update import is_finished
@@ -129,7 +130,7 @@ def deletecollection(partition: Partition, call: Call, resource: Resource) -> Re
             delete_one(partition, resource, latest.key, latest, obj, options, dry_run)
         except Conflict:
             continue  # Already on its way.
-        bodies.append(latest.body)
+        bodies.append(shown(resource, latest.body))
     return Reply(
         200, list_body(resource, bodies, {"resourceVersion": str(partition.store.revision)})
     )

@@ -20,7 +20,7 @@ from arktos_ray.api import errors, selectors, tables
 from arktos_ray.api.calls import Call, LongReply, Reply
 from arktos_ray.api.names import ALL_TENANTS
 from arktos_ray.api.scheme import Resource
-from arktos_ray.apiserver.partition import Partition
+from arktos_ray.apiserver.partition import Partition, shown
 from arktos_ray.apiserver.turns import SLICE_US
 from arktos_ray.apiserver.views import view_of
 from arktos_ray.store.moving import DEPARTED
@@ -268,7 +268,9 @@ async def _reply(
         include, version = _included(call)
 
         def render(some: Sequence[Record]) -> list[bytes]:
-            return tables.rows(resource, [r.body for r in some], now, include, version)
+            return tables.rows(
+                resource, [shown(resource, r.body) for r in some], now, include, version
+            )
 
     elif call.accept == "PartialObjectMetadata":
         kind = '{"kind":"PartialObjectMetadataList","apiVersion":"meta.k8s.io/v1","metadata":'
@@ -283,7 +285,12 @@ async def _reply(
         size = _JOINED if body is None else _RENDERED
         head = list_head(resource, meta)
 
+        if resource.form is not None:
+            size = _RENDERED
+
         def render(some: Sequence[Record]) -> list[bytes]:
+            if resource.form is not None:
+                return [shown(resource, r.body) for r in some]
             return [r.body if body is None else body(r) for r in some]
 
     pieces = [head]
@@ -330,7 +337,7 @@ def rendered_table(
     if not meta and records:
         meta = {"resourceVersion": str(records[0].revision)}
     return tables.table(
-        resource, (record.body for record in records), meta, partition.clock.now(),
+        resource, (shown(resource, record.body) for record in records), meta, partition.clock.now(),
         include_object=call.options.get("includeObject", "Metadata"),
         version=call.options.get("_table", "v1"), with_columns=with_columns,
     )  # fmt: skip

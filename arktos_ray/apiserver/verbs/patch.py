@@ -16,9 +16,11 @@ from arktos_ray.api.scheme import Resource
 from arktos_ray.apiserver import authz
 from arktos_ray.apiserver.partition import (
     Partition,
+    copied,
     is_dry_run,
     key_of,
     not_found,
+    stored_form,
 )
 from arktos_ray.apiserver.verbs import create as creating
 from arktos_ray.apiserver.verbs.update import replace
@@ -42,11 +44,15 @@ def patch(partition: Partition, call: Call, resource: Resource) -> Reply:
         return _apply(partition, call, resource, dry_run)
     record = partition.latest(resource, call)
     old = record.decode()
-    new = _patched(form, record.decode(), call.body, resource)
+    doc = record.decode()
+    if resource.form is not None:
+        doc = resource.form.from_stored(doc)
+    new = _patched(form, doc, call.body, resource)
     warnings: tuple[str, ...] = ()
     if not call.user.trusted:
         decoded = codec.validate(new, resource, call.options.get("fieldValidation", "Warn"))
         new, warnings = decoded.obj, decoded.warnings
+    new = stored_form(resource, new)
     return replace(partition, call, resource, record, old, new, dry_run, warnings)
 
 
@@ -82,10 +88,14 @@ def _apply(partition: Partition, call: Call, resource: Resource, dry_run: bool) 
     ):  # fmt: skip
         raise errors.Conflict("uid mismatch: the object was replaced by another of the same name")
     now = partition.now()
+    live = old
+    if old is not None and resource.form is not None:
+        live = resource.form.from_stored(copied(old))
     new = apply.apply(
-        old, config, manager, force, resource.api_version, now, call.subresource,
+        live, config, manager, force, resource.api_version, now, call.subresource,
         schemas.message(resource.schema),
     )  # fmt: skip
+    new = stored_form(resource, new)
     if record is not None and old is not None:
         return replace(
             partition, call, resource, record, old, new, dry_run, decoded.warnings, applied=True

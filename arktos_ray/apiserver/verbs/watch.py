@@ -17,7 +17,7 @@ from arktos_ray.api.lanes import cost_of
 from arktos_ray.api.names import ALL_TENANTS
 from arktos_ray.api.scheme import Resource
 from arktos_ray.apiserver import authz
-from arktos_ray.apiserver.partition import Partition
+from arktos_ray.apiserver.partition import Partition, shown
 from arktos_ray.apiserver.turns import SLICE_US
 from arktos_ray.apiserver.verbs.list import (
     Matcher,
@@ -170,7 +170,8 @@ class Watch:
         return True
 
     async def _in_pieces(self, state: Sequence[Record]) -> AsyncIterator[list[WatchEvent]]:
-        match, size = self._match, _RENDERED_CHUNK if self._call.accept else _CHUNK
+        rendered = self._call.accept or self._resource.form is not None
+        match, size = self._match, _RENDERED_CHUNK if rendered else _CHUNK
         for i in range(0, len(state), size):
             if i:
                 await self._partition.turns.take(self._call, SLICE_US)
@@ -245,6 +246,8 @@ class Watch:
         accept = self._call.accept
         if accept == "":
             body = record.body if self._row is None else self._row(record)
+            if self._resource.form is not None:
+                body = shown(self._resource, body)
         elif accept == "Table":
             body = rendered_table(self._partition, self._call, self._resource, [record], {})
         else:
