@@ -11,7 +11,7 @@ from functools import cache
 from importlib import metadata
 from typing import Any, NamedTuple
 
-from arktos_ray.api.scheme import RESOURCES, Resource, Scope
+from arktos_ray.api.scheme import OLDER, RESOURCES, Resource, Scope
 
 Document = dict[str, Any]
 
@@ -98,7 +98,7 @@ def version_document() -> Document:
 
 
 def _visible(system: bool) -> list[Resource]:
-    return [r for r in RESOURCES if system or r.tenanted]
+    return [r for r in (*RESOURCES, *OLDER) if system or r.tenanted]
 
 
 def _groups(resources: list[Resource]) -> list[str]:

@@ -18,7 +18,7 @@ import orjson
 
 from arktos_ray.api import discovery, schemas
 from arktos_ray.api.schemas import Field
-from arktos_ray.api.scheme import RESOURCES, Resource
+from arktos_ray.api.scheme import OLDER, RESOURCES, Resource
 
 Document = dict[str, Any]
 
@@ -57,6 +57,9 @@ def v2_protobuf() -> bytes:
     return _encode("Document", _v2())
 
 
+_SERVED = (*RESOURCES, *OLDER)
+
+
 @cache
 def v3_index() -> Document:
     """What /openapi/v3 lists. The hash changes with the document, clients cache by it."""
@@ -90,7 +93,7 @@ def v3(group_version: str) -> bytes | None:
 @cache
 def _group_versions() -> dict[str, list[Resource]]:
     found: dict[str, list[Resource]] = {}
-    for resource in RESOURCES:
+    for resource in _SERVED:
         found.setdefault(_prefix(resource), []).append(resource)
     return found
 
@@ -98,7 +101,7 @@ def _group_versions() -> dict[str, list[Resource]]:
 @cache
 def _v2() -> Document:
     dialect = _Dialect("#/definitions/", _v2_operation, _v2_field, _v2_type, {})
-    paths, definitions = _described(RESOURCES, dialect)
+    paths, definitions = _described(_SERVED, dialect)
     return {"swagger": "2.0", "info": _info(), "paths": paths, "definitions": definitions}
 
 
@@ -287,7 +290,7 @@ def _definitions(wanted: set[str], dialect: _Dialect) -> Document:
 
 def _kinds(message: schemas.Message) -> list[Document]:
     if message.name == _DELETE_OPTIONS:
-        versions = dict.fromkeys((r.group, r.version) for r in RESOURCES)
+        versions = dict.fromkeys((r.group, r.version) for r in _SERVED)
         kinds = [(group, version, "DeleteOptions") for group, version in versions]
     elif message.kind:
         kinds = [message.kind]

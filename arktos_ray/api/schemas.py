@@ -60,7 +60,7 @@ def message(name: str) -> Message:
     """The message of that name. KeyError is a bug in the caller. 20 us the first time."""
     kubernetes, arktos, descriptions = _data()
     raw = kubernetes.get(name) or arktos["messages"][name]
-    texts = descriptions.get(name, {})
+    texts = descriptions.get(raw.get("like", name), {})
     if "kind" in raw:
         texts = {**descriptions["*"], **texts}
     rows = [*raw["fields"], *arktos["fields"].get(name, ())]
@@ -132,7 +132,10 @@ def _field(row: list[Any], description: str, *, inline: bool = False) -> Field:
 
 @cache
 def _data() -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """The three files. Descriptions leave out `k8s.io.api.`, and `*` is every object by itself."""
+    """The three files. Descriptions leave out `k8s.io.api.`, and `*` is every object by itself.
+
+    `older` says which kinds of older versions have the fields of newer ones.
+    """
     kubernetes, arktos, texts = (
         orjson.loads((_FOLDER / file).read_bytes())
         for file in ("kubernetes.json", "arktos.json", "descriptions.json")
@@ -147,4 +150,9 @@ def _data() -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
             descriptions[short] = fields
         else:
             descriptions["k8s.io.api." + short] = fields
+    for api_version, (folder, like, kinds) in arktos["older"].items():
+        group, _, version = api_version.partition("/")
+        for kind in kinds:
+            raw = {**kubernetes[like + kind], "kind": [group, version, kind], "like": like + kind}
+            arktos["messages"][folder + kind] = raw
     return kubernetes, arktos, descriptions

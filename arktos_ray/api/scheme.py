@@ -7,10 +7,12 @@ partition owns it. `api/kinds/` adds defaults and validation, `api/tables.py` th
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 from typing import Any
+
+from arktos_ray.api import forms
 
 STANDARD_VERBS = (
     "create", "delete", "deletecollection", "get", "list", "patch", "update", "watch",
@@ -97,6 +99,8 @@ class Resource:
 _STATUS = ("get", "patch", "update")
 _CORE = "k8s.io.api.core.v1."
 _APPS = "k8s.io.api.apps.v1."
+_APPS_V1BETA1, _APPS_V1BETA2 = "k8s.io.api.apps.v1beta1.", "k8s.io.api.apps.v1beta2."
+_EXTENSIONS = "k8s.io.api.extensions.v1beta1."
 _RBAC = "k8s.io.api.rbac.v1."
 RBAC = "rbac.authorization.k8s.io"
 _AUTHORIZATION = "authorization.k8s.io"
@@ -212,15 +216,85 @@ RESOURCES: tuple[Resource, ...] = (
     ],
 )  # fmt: skip
 
+_STORED = {r.gvr: r for r in RESOURCES}
+
+
+def _older(
+    gvr: str, api_version: str, schema: str,
+    fill: Callable[[dict[str, Any]], None] = lambda spec: None,
+) -> Resource:  # fmt: skip
+    """A version that says the same as the stored one, but for its defaults.
+
+    It has no short names and categories: `kubectl get all` should show each object once.
+    """
+    stored = _STORED[gvr]
+    group, _, version = api_version.partition("/")
+    form = Form(
+        gvr, stored.api_version, forms.says(api_version), forms.completed(stored.api_version, fill)
+    )
+    return replace(
+        stored, group=group, version=version, schema=schema + stored.kind, form=form,
+        short_names=(), categories=(),
+    )  # fmt: skip
+
+
+def _older_rbac(version: str) -> list[Resource]:
+    plurals = ("roles", "rolebindings", "clusterroles", "clusterrolebindings")
+    return [
+        _older(f"{plural}.{RBAC}", f"{RBAC}/{version}", f"k8s.io.api.rbac.{version}.")
+        for plural in plurals
+    ]
+
+
+def _older_events(version: str) -> Resource:
+    api_version = f"events.k8s.io/{version}"
+    form = Form("events", "v1", forms.event_from_stored(api_version), forms.event_to_stored)
+    return replace(
+        _STORED["events"], group="events.k8s.io", version=version, form=form,
+        schema=f"k8s.io.api.events.{version}.Event", short_names=(),
+    )  # fmt: skip
+
+
 # Versions, and groups, that show the objects of another row: each has a form. The first of a group
 # is the one that clients prefer.
-OLDER: tuple[Resource, ...] = ()
+OLDER: tuple[Resource, ...] = (
+    _older("deployments.apps", "apps/v1beta2", _APPS_V1BETA2, forms.selects_its_template),
+    _older("replicasets.apps", "apps/v1beta2", _APPS_V1BETA2, forms.selects_its_template),
+    _older("controllerrevisions.apps", "apps/v1beta2", _APPS_V1BETA2),
+    _older("deployments.apps", "apps/v1beta1", _APPS_V1BETA1, forms.apps_v1beta1_deployment),
+    _older("controllerrevisions.apps", "apps/v1beta1", _APPS_V1BETA1),
+    _older("deployments.apps", "extensions/v1beta1", _EXTENSIONS, forms.extensions_deployment),
+    _older("replicasets.apps", "extensions/v1beta1", _EXTENSIONS, forms.selects_its_template),
+    _older(
+        "leases.coordination.k8s.io", "coordination.k8s.io/v1beta1",
+        "k8s.io.api.coordination.v1beta1.",
+    ),
+    _older_events("v1"),
+    _older_events("v1beta1"),
+    *_older_rbac("v1beta1"),
+    *[
+        _older(
+            f"{kind.lower()}s.{_AUTHORIZATION}", f"{_AUTHORIZATION}/v1beta1",
+            "k8s.io.api.authorization.v1beta1.",
+        )
+        for kind in ("SelfSubjectAccessReview", "SelfSubjectRulesReview")
+    ],
+    *[
+        _older(
+            f"{kind.lower()}s.authentication.k8s.io", "authentication.k8s.io/v1beta1",
+            "k8s.io.api.authentication.v1beta1.",
+        )
+        for kind in ("SelfSubjectReview", "TokenReview")
+    ],
+)  # fmt: skip
 
 BY_PATH: dict[tuple[str, str, str], Resource] = {
     (r.group, r.version, r.plural): r for r in (*RESOURCES, *OLDER)
 }
-BY_KIND: dict[tuple[str, str], Resource] = {(r.api_version, r.kind): r for r in RESOURCES}
-BY_GVR: dict[str, Resource] = {r.gvr: r for r in RESOURCES}
+BY_KIND: dict[tuple[str, str], Resource] = {
+    (r.api_version, r.kind): r for r in (*RESOURCES, *OLDER)
+}
+BY_GVR: dict[str, Resource] = _STORED
 BY_VERSION: dict[tuple[str, str], Resource] = {(r.gvr, r.api_version): r for r in OLDER}
 VOLATILE: frozenset[str] = frozenset(r.gvr for r in RESOURCES if not r.durable)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from arktos_ray.api import scheme
+from arktos_ray.api import forms, scheme
 
 Object = dict[str, Any]
 Cells = list[Any]
@@ -539,6 +539,8 @@ def _quota(obj: Object, now: float) -> Cells:
 
 
 def _event(obj: Object, now: float) -> Cells:
+    if "regarding" in obj:
+        obj = forms.event_to_stored(obj)
     subject, source = obj.get("involvedObject") or {}, obj.get("source") or {}
     first = _since(obj.get("firstTimestamp") or obj.get("eventTime"), now)
     last = _since(obj["lastTimestamp"], now) if obj.get("lastTimestamp") else first

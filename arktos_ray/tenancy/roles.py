@@ -87,11 +87,12 @@ _VIEW: list[Object] = [
     ),
     rule(_READ, [""], "namespaces"),
     rule(_READ, ["discovery.k8s.io"], "endpointslices"),
-    rule(_READ, ["apps"], *_APPS, *_APPS_STATUS),
+    rule(_READ, ["events.k8s.io"], "events"),
+    rule(_READ, ["apps", "extensions"], *_APPS, *_APPS_STATUS),
     rule(_READ, ["autoscaling"], *_with(["horizontalpodautoscalers"], "status")),
     rule(_READ, ["batch"], *_with(["cronjobs", "jobs"], "status")),
     rule(_READ, ["policy"], *_with(["poddisruptionbudgets"], "status")),
-    rule(_READ, ["networking.k8s.io"], *_with(["ingresses"], "status"), "networkpolicies"),
+    rule(_READ, ["networking.k8s.io", "extensions"], *_with(["ingresses"], "status"), "networkpolicies"),
 ]  # fmt: skip
 _EDIT: list[Object] = [
     rule(_READ, [""], *_CONNECT, "secrets", "services/proxy"),
@@ -103,11 +104,12 @@ _EDIT: list[Object] = [
         "serviceaccounts", *_with(["services"], "proxy"),
     ),
     rule(["create"], [""], "serviceaccounts/token"),
-    rule(_WRITE, ["apps"], *_APPS_WRITTEN),
+    rule(_WRITE, ["events.k8s.io"], "events"),
+    rule(_WRITE, ["apps", "extensions"], *_APPS_WRITTEN),
     rule(_WRITE, ["autoscaling"], "horizontalpodautoscalers"),
     rule(_WRITE, ["batch"], "cronjobs", "jobs"),
     rule(_WRITE, ["policy"], "poddisruptionbudgets"),
-    rule(_WRITE, ["networking.k8s.io"], "ingresses", "networkpolicies"),
+    rule(_WRITE, ["networking.k8s.io", "extensions"], "ingresses", "networkpolicies"),
     rule((*_WRITE, *_READ), ["coordination.k8s.io"], "leases"),
 ]  # fmt: skip
 _ADMIN: list[Object] = [

@@ -542,10 +542,15 @@ def looking_around(user: User) -> None:
         assert (re.search(rf"^{resource.plural} .*{resource.kind}$", kinds, re.M) is not None) == (
             resource.tenanted
         ), resource.gvr
+    served = (*scheme.RESOURCES, *scheme.OLDER)
+
+    def name_of(resource: scheme.Resource) -> str:
+        return f"{resource.plural}.{resource.group}" if resource.group else resource.plural
+
     namespaced = k("api-resources", "--namespaced=true", "-o", "name").split()
-    assert set(namespaced) == {r.gvr for r in scheme.RESOURCES if r.namespaced}
+    assert set(namespaced) == {name_of(r) for r in served if r.namespaced}
     every = set(user.admin("api-resources", "-o", "name").split())
-    assert every == {r.gvr for r in scheme.RESOURCES}
+    assert every == {name_of(r) for r in served}
     assert "deployments.apps" in k("api-resources", "--verbs=list,watch", "-o", "name")
     assert {"v1", "apps/v1", "coordination.k8s.io/v1", "discovery.k8s.io/v1"} <= set(
         k("api-versions").split()
