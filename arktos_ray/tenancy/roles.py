@@ -92,7 +92,10 @@ _VIEW: list[Object] = [
     rule(_READ, ["autoscaling"], *_with(["horizontalpodautoscalers"], "status")),
     rule(_READ, ["batch"], *_with(["cronjobs", "jobs"], "status")),
     rule(_READ, ["policy"], *_with(["poddisruptionbudgets"], "status")),
-    rule(_READ, ["networking.k8s.io", "extensions"], *_with(["ingresses"], "status"), "networkpolicies"),
+    rule(
+        _READ, ["networking.k8s.io", "extensions"], *_with(["ingresses"], "status"),
+        "networkpolicies",
+    ),
 ]  # fmt: skip
 _EDIT: list[Object] = [
     rule(_READ, [""], *_CONNECT, "secrets", "services/proxy"),
