@@ -27,7 +27,7 @@ from arktos_ray import __version__
 from arktos_ray.actors.cast import SUPERVISOR, Actor, cast, settings
 from arktos_ray.actors.topology import topology_store
 from arktos_ray.api.errors import Unavailable
-from arktos_ray.base import machine, pki, processes, reaper
+from arktos_ray.base import machine, pki, processes, reaper, signing
 from arktos_ray.base.clock import SystemClock, rfc3339
 from arktos_ray.base.places import InUse, Places
 from arktos_ray.config import Config
@@ -182,6 +182,7 @@ def credentials(config: Config, places: Places) -> None:
     names = pki.server_names(config.bind) + ([machine.address()] if config.address else [])
     files = pki.ensure(places.pki, list(dict.fromkeys(names)), pki.utc(SystemClock().now()))
     pki.ensure_secret(places.token_key)
+    signing.ensure_keys(places.account_keys, pki.utc(SystemClock().now()))
     if not places.ray_token.exists():
         pki.write_private(places.ray_token, secrets.token_hex(32).encode())
     if config.insecure:
@@ -352,7 +353,7 @@ class _Driver:
         if node is not None:
             address = own_containerd(places).address if ours else str(config.containerd)
             self._note |= {"node": node, "containerd": address}
-        given = settings(config, places, node=node, own_containerd=ours)
+        given = settings(config, places, node=node, own_containerd=ours, url=url_of(config))
         if self._cluster.find_supervisor():
             # In a Ray that is not ours it outlived its driver, and it alone changes the topology.
             actors = cast(given, self._asked_topology())

@@ -91,6 +91,43 @@ class EtcdCluster(BaseModel):
         return {"kind": "etcd", **given, "endpoints": list(self.endpoints)}
 
 
+class OidcIssuer(BaseModel):
+    """One issuer of OpenID Connect, and what the claims of its tokens mean here."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, alias_generator=_flag, populate_by_name=True
+    )
+
+    issuer: str
+    client_id: str = Field(min_length=1)  # that `aud` must name
+    username_claim: str = "sub"
+    # Before names; nothing given: ISSUER# unless the name is an e-mail address.
+    username_prefix: str | None = None
+    groups_claim: str = ""
+    groups_prefix: str = ""
+    # The tenant of all its users, or the claim that says it; a claim never says `system`.
+    tenant: str = ""
+    tenant_claim: str = ""
+    required_claims: dict[str, str] = Field(default_factory=dict)
+    # Whom to believe that this is the issuer; nothing given: whom this machine trusts.
+    ca_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> OidcIssuer:
+        if not self.issuer.startswith("https://"):
+            raise ValueError("an issuer is an https URL")
+        if bool(self.tenant) == bool(self.tenant_claim):
+            raise ValueError("either tenant or tenant-claim says whose users these are")
+        return self
+
+    def spec(self) -> dict[str, Any]:
+        """Plain values, for ingress/oidc.py."""
+        given = self.model_dump(exclude={"ca_file", "required_claims"})
+        required = tuple(sorted(self.required_claims.items()))
+        ca = os.path.abspath(self.ca_file.expanduser()) if self.ca_file else ""
+        return {**given, "required_claims": required, "ca": ca}
+
+
 class Config(BaseModel):
     """One cluster. Unknown keys are refused: a typo must not pass for a default."""
 
@@ -124,6 +161,21 @@ class Config(BaseModel):
     port: int = Field(6443, ge=1, le=65_535)
     # Plain HTTP, and whoever connects is the administrator. For measuring, never for a network.
     insecure: bool = False
+
+    # Who signs the tokens of service accounts, as they say themselves; and for whom they are, when
+    # nobody says: the API, by this name.
+    service_account_issuer: str = "https://kubernetes.default.svc.cluster.local"
+    api_audiences: tuple[str, ...] = ()
+
+    # Who else vouches for users (ingress/oidc.py).
+    oidc: tuple[OidcIssuer, ...] = ()
+    # Static tokens: lines of token,user,uid,"groups",,tenant. Read again when it changes.
+    token_auth_file: Path | None = None
+    # CAs whose client certificates count, beside the cluster's own. Read again when it changes.
+    client_ca_file: Path | None = None
+    # Who shows no credential is system:anonymous, and may what roles of the system tenant say;
+    # otherwise they are refused all but health and version.
+    anonymous: bool = False
 
     # What one tenant may have at each ingress; beyond it, 429 with a time to come back. The
     # defaults and their reasons: ingress/limits.py; all limits: docs/limits.md.

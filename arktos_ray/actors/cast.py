@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arktos_ray.base.places import Places
@@ -36,12 +37,13 @@ class Actor:
 
 
 def settings(
-    config: Config, places: Places, *, node: str | None, own_containerd: bool = False
-) -> dict[str, Any]:
+    config: Config, places: Places, *, node: str | None, own_containerd: bool = False,
+    url: str = "",
+) -> dict[str, Any]:  # fmt: skip
     """What does not change while the cluster runs, in plain values: the supervisor keeps it.
 
     node: this machine's name as a node; None without an agent. own_containerd: the agent starts
-    one, because nobody else does.
+    one, because nobody else does. url: where clients find the API.
     """
     host: dict[str, Any] | None = None
     if node is not None:
@@ -61,6 +63,10 @@ def settings(
             "bind": config.bind, "port": config.port, "reuse_port": config.ingresses > 1,
             "insecure": config.insecure, "assignment": config.assignment,
             "pki_dir": str(places.pki), "token_key": str(places.token_key),
+            **_tokens(config, places), "url": url,
+            "oidc": [issuer.spec() for issuer in config.oidc], "anonymous": config.anonymous,
+            "token_auth_file": _path(config.token_auth_file),
+            "client_ca_file": _path(config.client_ca_file),
             "supervisor": SUPERVISOR,
             "limits": {
                 "calls_per_tenant_max": config.tenant_calls_max,
@@ -69,6 +75,7 @@ def settings(
                 "requests_per_tenant_per_s": config.tenant_requests_per_s,
             },
         },
+        "tokens": {**_tokens(config, places), "ca": _text(places.pki / "ca.crt")},
         "shards": config.controller_shards,
         "host": host,
         "claim_resources": config.claim_resources,
@@ -92,7 +99,7 @@ def cast(given: Mapping[str, Any], topology: Topology) -> list[Actor]:
             row.name, "tenant partition", "tenant_partition:TenantPartition", 2,
             "tenant_partition", number=row.number, zone=row.zone,
             service_cidr=given["service_ranges"][row.number],
-            storage=given["storages"].get(row.storage),
+            storage=given["storages"].get(row.storage), **given["tokens"],
         )
         for row in tenant
     ]  # fmt: skip
@@ -118,7 +125,7 @@ def cast(given: Mapping[str, Any], topology: Topology) -> list[Actor]:
     actors += [
         actor(
             f"shard-{i + 1}", "controller shard", "controller_shard:ControllerShard",
-            shard=i, shards=given["shards"],
+            shard=i, shards=given["shards"], ca=given["tokens"]["ca"],
         )
         for i in range(given["shards"])
     ]  # fmt: skip
@@ -139,6 +146,20 @@ def cast(given: Mapping[str, Any], topology: Topology) -> list[Actor]:
             )
         )  # fmt: skip
     return actors
+
+
+def _tokens(config: Config, places: Places) -> dict[str, Any]:
+    issuer = config.service_account_issuer
+    audiences = list(config.api_audiences) or [issuer]
+    return {"keys_dir": str(places.account_keys), "issuer": issuer, "audiences": audiences}
+
+
+def _path(path: Path | None) -> str:
+    return str(path.expanduser().absolute()) if path is not None else ""
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
 
 
 def common_spec(config: Config, places: Places) -> dict[str, Any]:

@@ -194,7 +194,8 @@ def _start(actor: Actor, span: Spec, machine: str | None = None) -> Any:
     span: which machine the cluster was started on, and what it takes to be on several.
     machine: where it should start, if that may be chosen.
     """
-    keys = _SPAN if actor.role == "supervisor" or "pki_dir" in actor.spec else _SPAN[:2]
+    carries = actor.role == "supervisor" or "pki_dir" in actor.spec or "keys_dir" in actor.spec
+    keys = _SPAN if carries else _SPAN[:2]
     spec = {**actor.spec, **{key: span[key] for key in keys if key in span}}
     return (
         ray.remote(Shell)

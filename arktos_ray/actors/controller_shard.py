@@ -15,13 +15,15 @@ from arktos_ray.tenancy.topology import Topology
 
 
 class ControllerShard(Part):
-    """Spec adds: shard (0-based) and shards (how many)."""
+    """Spec adds: shard (0-based) and shards (how many); ca, by which clients know the API."""
 
     role = "controller shard"
 
     async def open(self) -> None:
         low, high = hash_range(self.spec.get("shard", 0), self.spec.get("shards", 1))
-        self.controllers = Controllers(self.clock, self.ids, self.tasks, low, high)
+        self.controllers = Controllers(
+            self.clock, self.ids, self.tasks, low, high, ca=self.spec.get("ca", "")
+        )
         self.controllers.update(self.tenant_clients(), self.resource_clients())
 
     async def regroup(self, old: Topology, acks: Mapping[str, int]) -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+import logging
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,16 @@ from arktos_ray.api.calls import Call, Peer, Reply, WatchEvent
 from arktos_ray.api.errors import BadRequest, Failure, NotFound
 from arktos_ray.api.names import Key
 from arktos_ray.base.clock import parse_rfc3339
+from arktos_ray.base.signing import TokenKeys
 from arktos_ray.base.tasks import Tasks
-from arktos_ray.ingress import server, status
-from arktos_ray.ingress.authn import Authenticator
+from arktos_ray.base.watched import Watched
+from arktos_ray.ingress import oidc, server, status
+from arktos_ray.ingress.authn import Authenticator, read_token_file
 from arktos_ray.ingress.dispatch import Dispatcher
 from arktos_ray.ingress.limits import Limits
 from arktos_ray.tenancy.topology import Topology
+
+log = logging.getLogger(__name__)
 
 _AGENT = "node-agent"
 # A partition that is down must not keep the door shut for the tenants of the others.
@@ -89,7 +95,8 @@ class Upstream:
 
 class Ingress(Part):
     """Spec adds: bind, port, reuse_port, insecure, pki_dir, token_key, assignment, supervisor,
-    limits (some of ingress/limits.py)."""
+    limits (some of ingress/limits.py), keys_dir, issuer, audiences; and perhaps oidc (settings of
+    ingress/oidc.py), token_auth_file, client_ca_file, anonymous, url."""
 
     role = "ingress"
 
@@ -98,6 +105,7 @@ class Ingress(Part):
         self._ingress: server.Ingress
         self._dispatcher: Dispatcher
         self._directory: Directory
+        self._refreshing: list[Callable[[], None]] = []
 
     async def open(self) -> None:
         spec = self.spec
@@ -108,9 +116,15 @@ class Ingress(Part):
         limits = Limits(**spec.get("limits", {}))
         # A dispatcher of its own for what comes from the inside.
         self._dispatcher = Dispatcher(upstream, self.clock, Tasks(), limits)
+        authenticator = Authenticator(
+            directory.uid_of, key=_key(Path(spec["token_key"])),
+            keys=TokenKeys(Path(spec["keys_dir"])), issuer=spec["issuer"],
+            audiences=spec["audiences"],
+            issuers=[oidc.Issuer(oidc.Settings(**each)) for each in spec.get("oidc", ())],
+        )  # fmt: skip
         self._ingress = server.Ingress(
             upstream,
-            Authenticator(directory.uid_of, key=_key(Path(spec["token_key"]))),
+            authenticator,
             self.clock,
             self.ids,
             discovery,
@@ -118,18 +132,66 @@ class Ingress(Part):
             operate=self._operate,
             limits=limits,
             insecure=spec.get("insecure", False),
+            anonymous=spec.get("anonymous", False),
+            refresh=self._refresh,
+            url=spec.get("url", ""),
         )
+        self._refreshing = self._watch_credentials(authenticator)
         tls = None
         if not spec.get("insecure", False):
-            pki = Path(spec["pki_dir"])
-            tls = server.tls_context(
-                str(pki / "server.crt"), str(pki / "server.key"), str(pki / "ca.crt")
-            )
+            tls = self._watch_tls()
         # Who knocks at once, as after a restart, finds a door that knows the tenants.
         await directory.told(_TOLD_DEADLINE_S)
         await self._ingress.listen(
             spec["bind"], spec["port"], tls, reuse_port=spec.get("reuse_port", False)
         )
+
+    def _refresh(self) -> None:
+        for refresh in self._refreshing:
+            refresh()
+
+    def _watch_credentials(self, authenticator: Authenticator) -> list[Callable[[], None]]:
+        """What is read again when its files change. Raises ValueError or OSError at the start."""
+        keys, file = authenticator.accounts, self.spec.get("token_auth_file")
+        assert keys is not None
+
+        def keys_again() -> None:
+            if keys.refresh():
+                authenticator.forget()
+                log.info("%s: the keys of service accounts are others now", self.name)
+
+        found = [keys_again]
+        if file:
+            path = Path(file)
+            tokens = Watched(lambda: [path], lambda: read_token_file(path.read_text()))
+            authenticator.believe(tokens.value)
+
+            def tokens_again() -> None:
+                if tokens.refresh():
+                    authenticator.believe(tokens.value)
+                    log.info("%s: %s is another one now", self.name, path)
+
+            found.append(tokens_again)
+        return found
+
+    def _watch_tls(self) -> ssl.SSLContext:
+        pki, more = Path(self.spec["pki_dir"]), self.spec.get("client_ca_file")
+        authorities = [pki / "ca.crt", *([Path(more)] if more else [])]
+        certificate, key = pki / "server.crt", pki / "server.key"
+        files = [certificate, key, *authorities]
+        contexts = Watched(
+            lambda: files,
+            lambda: server.tls_context(str(certificate), str(key), *map(str, authorities)),
+        )
+
+        def tls_again() -> None:
+            if contexts.refresh():
+                log.info("%s: new connections get other certificates now", self.name)
+
+        self._refreshing.append(tls_again)
+        context = contexts.value
+        server.hand_out(context, lambda: contexts.value)
+        return context
 
     async def _operate(self, method: str, payload: Any) -> Any:
         return await self.peer(self.spec["supervisor"]).request(method, payload)

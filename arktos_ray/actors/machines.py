@@ -147,7 +147,8 @@ def inner(places: Places, now: float) -> list[bytes]:
 
 def carried(places: Places) -> dict[str, bytes]:
     """The files that an ingress needs wherever it runs, by their path under the home."""
-    found = (places.pki / "ca.crt", places.pki / "ca.key", places.token_key)
+    found = [places.pki / "ca.crt", places.pki / "ca.key", places.token_key]
+    found += sorted(places.account_keys.glob("*"))
     return {str(p.relative_to(places.home)): p.read_bytes() for p in found if p.exists()}
 
 
@@ -169,6 +170,8 @@ def settled(spec: Spec, here: Machine, environment: Mapping[str, str]) -> Spec:
         "log_dir": str(found.logs),
         "machine": {**here.pack(), "home": str(found.home)},
     }
+    if "keys_dir" in spec:
+        there["keys_dir"] = str(found.account_keys)
     if "pki_dir" in spec:
         there |= {"pki_dir": str(found.pki), "token_key": str(found.token_key)}
     return {**spec, **there}
@@ -181,6 +184,9 @@ def settle(spec: Spec, here: Machine, now: float) -> Spec:
         found.make()
         for name, content in spec.get("carried", {}).items():
             path = found.home / name
+            if "pki_dir" not in spec and path.parent != found.account_keys:
+                continue  # Who signs tokens needs no other key.
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not path.exists() or path.read_bytes() != content:
                 pki.write_private(path, content)
         if "pki_dir" in spec:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -23,6 +24,8 @@ from arktos_ray.api.names import SYSTEM_TENANT, Key
 from arktos_ray.apiserver.partition import Partition, cluster_ip, has_cluster_ip
 from arktos_ray.apiserver.server import Server
 from arktos_ray.apiserver.service_ips import ServiceIPs
+from arktos_ray.apiserver.tokens import Tokens
+from arktos_ray.base.signing import TokenKeys
 from arktos_ray.ingress.homes import name_of
 from arktos_ray.store.moving import TENANTS
 from arktos_ray.store.port import Log
@@ -36,7 +39,8 @@ _OURSELVES = User("system:apiserver", SYSTEM_TENANT, ("system:masters",), truste
 
 
 class TenantPartition(Part):
-    """Spec adds: number (0..63, unique in the region), service_cidr."""
+    """Spec adds: number (0..63, unique in the region), service_cidr; where tokens can be made,
+    keys_dir, issuer, audiences and ca (text) as well."""
 
     role = "tenant partition"
     system_namespaces: tuple[str, ...] = ("default", "kube-system", "kube-public")
@@ -62,6 +66,7 @@ class TenantPartition(Part):
             if address:
                 ips.mark(address, record.path)
         partition = Partition(self.name, self.store, self.clock, self.ids, ips)
+        partition.tokens = _tokens(self.spec)
         self.server = Server(partition)
         self.moves = Moves(self, partition)
         self.claims = Claims(self, self.store)
@@ -199,6 +204,15 @@ class TenantPartition(Part):
                 yield item
         finally:
             await items.aclose()  # type: ignore[attr-defined]
+
+
+def _tokens(spec: Spec) -> Tokens:
+    directory = spec.get("keys_dir")
+    if directory is None:
+        return Tokens()
+    return Tokens(
+        TokenKeys(Path(directory)), spec["issuer"], tuple(spec["audiences"]), spec["ca"].encode()
+    )
 
 
 def _create(gvr: str, tenant: str, namespace: str, body: dict[str, Any]) -> Call:

@@ -15,7 +15,11 @@ from arktos_ray.api.names import SYSTEM_TENANT
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Who is calling. `trusted` is one of our own parts: decoded leniently, never refused."""
+    """Who is calling. `trusted` is one of our own parts: decoded leniently, never refused.
+
+    credential: what must still be there, for the token that was shown to be good: (gvr, path, uid)
+    of a service account, and of what else it is bound to (tenancy/accounts.py).
+    """
 
     name: str
     tenant: str = SYSTEM_TENANT
@@ -23,15 +27,20 @@ class User:
     uid: str = ""
     trusted: bool = False
     extra: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    credential: tuple[tuple[str, str, str], ...] = ()
 
     def pack(self) -> list[Any]:
-        return [self.name, self.tenant, self.groups, self.uid, self.trusted, self.extra]
+        return [
+            self.name, self.tenant, self.groups, self.uid, self.trusted, self.extra,
+            self.credential,
+        ]  # fmt: skip
 
     @classmethod
     def unpack(cls, packed: Sequence[Any]) -> User:
-        name, tenant, groups, uid, trusted, extra = packed
+        name, tenant, groups, uid, trusted, extra, rests = packed
         more = tuple([(key, tuple(values)) for key, values in extra]) if extra else ()
-        return cls(name, tenant, tuple(groups), uid, trusted, more)
+        credential = tuple([(gvr, path, its) for gvr, path, its in rests]) if rests else ()
+        return cls(name, tenant, tuple(groups), uid, trusted, more, credential)
 
 
 @dataclass(slots=True)

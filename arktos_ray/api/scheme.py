@@ -158,7 +158,8 @@ RESOURCES: tuple[Resource, ...] = (
     _namespaced("", "configmaps", "ConfigMap", _CORE + "ConfigMap", short_names=("cm",)),
     _namespaced("", "secrets", "Secret", _CORE + "Secret"),
     _namespaced(
-        "", "serviceaccounts", "ServiceAccount", _CORE + "ServiceAccount", short_names=("sa",)
+        "", "serviceaccounts", "ServiceAccount", _CORE + "ServiceAccount", short_names=("sa",),
+        subresources={"token": ("create",)},
     ),
     _namespaced(
         "", "events", "Event", _CORE + "Event", short_names=("ev",), home=Home.EITHER

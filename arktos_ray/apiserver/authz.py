@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from arktos_ray.api import selectors
 from arktos_ray.api.calls import Call, User
-from arktos_ray.api.errors import BadRequest, Forbidden
+from arktos_ray.api.errors import BadRequest, Forbidden, Unauthorized
 from arktos_ray.api.names import SYSTEM_TENANT
 from arktos_ray.api.scheme import Resource
 from arktos_ray.apiserver.rights import RightsOfTenants
@@ -24,7 +24,8 @@ _CLUSTER_PATHS = ("/metrics", "/arktos")
 
 
 def authorize(rights: RightsOfTenants, call: Call, resource: Resource) -> None:
-    """Raises Forbidden, in the same words whether or not the object exists.
+    """Raises Forbidden, in the same words whether or not the object exists; Unauthorized for a
+    token whose account is gone.
 
     0.1 us for our own parts, 1.4 for the administrator of a tenant.
     """
@@ -37,6 +38,8 @@ def authorize(rights: RightsOfTenants, call: Call, resource: Resource) -> None:
     elif not user.tenant or not resource.tenanted or call.tenant != user.tenant:
         # Nobody's tenant is "": that is every tenant's prefix.
         raise refusal(call, resource, user)
+    if user.credential:
+        rights.check_credential(user)
     # As in Kubernetes, a namespace is in itself: roles that are given there may be about it.
     namespace = call.name if resource.gvr == "namespaces" else call.namespace
     of_tenant = rights.of(user.tenant)
@@ -55,7 +58,7 @@ def authorize(rights: RightsOfTenants, call: Call, resource: Resource) -> None:
 def allowed(rights: RightsOfTenants, call: Call, resource: Resource) -> bool:
     try:
         authorize(rights, call, resource)
-    except Forbidden:
+    except (Forbidden, Unauthorized):
         return False
     return True
 

@@ -18,6 +18,7 @@ from arktos_ray.api.scheme import Resource
 from arktos_ray.apiserver.gate import Gate
 from arktos_ray.apiserver.rights import RightsOfTenants
 from arktos_ray.apiserver.service_ips import ServiceIPs
+from arktos_ray.apiserver.tokens import Tokens
 from arktos_ray.apiserver.turns import Turns
 from arktos_ray.base.clock import Clock, rfc3339
 from arktos_ray.base.ids import Ids
@@ -48,6 +49,7 @@ class Partition:
     rows: Sequence[PartitionRow] = ()
     storage: str = ""
     turns: Turns = field(default_factory=Turns)
+    tokens: Tokens = field(default_factory=Tokens)
     _decoded: dict[tuple[str, str], tuple[Record, Object]] = field(default_factory=dict)
     _second: int = -1
     _now: str = ""

@@ -6,14 +6,22 @@ counts for the next question. What is not durable yet counts for nobody.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from arktos_ray.api.errors import moved
+from arktos_ray.api.calls import User
+from arktos_ray.api.errors import Unauthorized, moved
 from arktos_ray.store.moving import COMPLETE, HERE
 from arktos_ray.store.records import Record
 from arktos_ray.store.store import Store
+from arktos_ray.tenancy.accounts import ACCOUNTS, PODS, SECRETS
 from arktos_ray.tenancy.rights import Rights
 from arktos_ray.tenancy.roles import BINDINGS, CLUSTER_BINDINGS, RESOURCES
+
+# Accounts, pods and secrets of which we know the uid, 150 bytes each. When full, all are forgotten
+# and decoded again (3 us each).
+UIDS_MAX = 20_000
 
 
 class RightsOfTenants:
@@ -22,8 +30,13 @@ class RightsOfTenants:
         self._tenants: dict[str, Rights] = {}
         # Told of a tenant some of whose users may have lost something.
         self.on_withdrawn: Callable[[str], None] = lambda tenant: None
+        self._uids: dict[tuple[str, str], tuple[Record, str]] = {}
+        # What the tokens behind open watches rest on: (gvr, path) -> how many.
+        self._relied_on: Counter[tuple[str, str]] = Counter()
         for gvr in RESOURCES:
             store.listeners[gvr] = self._published
+        for gvr in (ACCOUNTS, PODS, SECRETS):
+            store.listeners[gvr] = self._is_there_still
 
     def of(self, tenant: str) -> Rights:
         """Raises Moved for a tenant whose roles are in another partition, or on their way."""
@@ -38,6 +51,42 @@ class RightsOfTenants:
                 for record in self._store.table(gvr).range(f"{tenant}/"):
                     found.put(gvr, record.key.namespace, record.decode())
         return found
+
+    def check_credential(self, user: User) -> None:
+        """Raises Unauthorized when what the user's token rests on is gone; Moved when it may be
+        elsewhere. 0.5 us for an account alone."""
+        self.of(user.tenant)
+        for gvr, path, uid in user.credential:
+            record = self._store.get(gvr, path)
+            if record is None or self._uid_of(gvr, record) != uid:
+                raise Unauthorized("Unauthorized")
+
+    def _uid_of(self, gvr: str, record: Record) -> str:
+        known = self._uids.get((gvr, record.path))
+        if known is None or known[0] is not record:
+            if len(self._uids) >= UIDS_MAX:
+                self._uids.clear()
+            known = self._uids[gvr, record.path] = (record, record.decode()["metadata"]["uid"])
+        return known[1]
+
+    @contextmanager
+    def relied_on(self, user: User) -> Iterator[None]:
+        """While somebody watches by this token, its end is an end of their rights."""
+        rests = [(gvr, path) for gvr, path, _ in user.credential]
+        self._relied_on.update(rests)
+        try:
+            yield
+        finally:
+            self._relied_on.subtract(rests)
+            for each in rests:
+                if self._relied_on[each] <= 0:
+                    del self._relied_on[each]
+
+    def _is_there_still(self, gvr: str, record: Record, previous: Record | None) -> None:
+        if record.deleted and (gvr, record.path) in self._relied_on:
+            tenant = record.key.tenant
+            self.of(tenant).version += 1
+            self.on_withdrawn(tenant)
 
     def forget(self, tenant: str) -> None:
         """It came, or went: what is in the store is not what was published."""

@@ -24,6 +24,7 @@ from arktos_ray.apiserver.partition import Partition, resource_of
 from arktos_ray.apiserver.subresources.binding import bind, evict
 from arktos_ray.apiserver.subresources.finalize import finalize
 from arktos_ray.apiserver.subresources.scale import get_scale, update_scale
+from arktos_ray.apiserver.subresources.token import create_token
 from arktos_ray.apiserver.verbs.create import create
 from arktos_ray.apiserver.verbs.delete import delete, deletecollection
 from arktos_ray.apiserver.verbs.get import get
@@ -51,6 +52,7 @@ _SUBRESOURCES: dict[tuple[str, str], Verb] = {
     ("eviction", "create"): evict,
     ("finalize", "update"): finalize,
     ("scale", "get"): get_scale,
+    ("token", "create"): create_token,
     ("scale", "update"): update_scale,
     ("scale", "patch"): update_scale,
 }
@@ -153,8 +155,9 @@ class Server:
             judged = self._judged.setdefault(call.user.tenant, judged)
         judged[watch] = None
         try:
-            async for events in watch.events():
-                yield events
+            with self.partition.rights.relied_on(call.user):
+                async for events in watch.events():
+                    yield events
         finally:
             self._watches.pop(watch, None)
             judged.pop(watch, None)
@@ -167,7 +170,10 @@ class Server:
         return authz.granted(self.partition.rights, call, resource_of(call), verbs)
 
     def may(self, user: User, asks: Sequence[Sequence[str]]) -> list[bool]:
-        """asks: [verb, group, resource, subresource, namespace, name, path], for an ingress."""
+        """asks: [verb, group, resource, subresource, namespace, name, path], for an ingress; none
+        is the question whether it is somebody still. Raises Unauthorized when not."""
+        if user.credential:
+            self.partition.rights.check_credential(user)
         return [authz.may(self.partition.rights, user, *ask) for ask in asks]
 
     async def remains(self, call: Call) -> AsyncIterator[bool]:
@@ -178,8 +184,9 @@ class Server:
         judged = self._judged.setdefault(call.user.tenant, {})
         judged[guard] = None
         try:
-            yield True
-            await guard.withdrawn
+            with self.partition.rights.relied_on(call.user):
+                yield True
+                await guard.withdrawn
         finally:
             judged.pop(guard, None)
 

@@ -65,6 +65,11 @@ class Places:
         return self.home / "token.key"
 
     @property
+    def account_keys(self) -> Path:
+        """What signs the tokens of service accounts."""
+        return self.pki / "accounts"
+
+    @property
     def ray_token(self) -> Path:
         return self.pki / "ray.token"
 

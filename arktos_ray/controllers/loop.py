@@ -228,6 +228,7 @@ class Parts:
     ids: Ids
     tasks: Tasks
     range: Range = Range()
+    ca: str = ""  # by which clients know the API, PEM
 
 
 class Controller:

@@ -25,7 +25,9 @@ from arktos_ray.controllers.namespace.controller import Namespaces
 from arktos_ray.controllers.nodelifecycle.controller import NodeLifecycle
 from arktos_ray.controllers.podgc.controller import PodGc
 from arktos_ray.controllers.replicaset.controller import ReplicaSets
+from arktos_ray.controllers.rootca.controller import RootCa
 from arktos_ray.controllers.serviceaccount.controller import ServiceAccounts
+from arktos_ray.controllers.serviceaccounttoken.controller import ServiceAccountTokens
 from arktos_ray.controllers.tenant.controller import Tenants
 
 
@@ -41,6 +43,8 @@ CONTROLLERS: tuple[Row, ...] = (
     Row("tenant", Home.TENANT_PARTITION, False, Tenants),
     Row("namespace", Home.TENANT_PARTITION, False, Namespaces),
     Row("serviceaccount", Home.TENANT_PARTITION, True, ServiceAccounts),
+    Row("serviceaccount-token", Home.TENANT_PARTITION, True, ServiceAccountTokens),
+    Row("root-ca-certificate-publisher", Home.TENANT_PARTITION, True, RootCa),
     Row("deployment", Home.TENANT_PARTITION, True, Deployments),
     Row("replicaset", Home.TENANT_PARTITION, True, ReplicaSets),
     Row("endpoint", Home.TENANT_PARTITION, True, Endpoints),
@@ -50,19 +54,24 @@ CONTROLLERS: tuple[Row, ...] = (
     Row("nodelifecycle", Home.RESOURCE_PARTITION, False, NodeLifecycle),
 )
 
+# Where nobody has a certificate there is nothing to publish, and nobody to sign.
+_NEED_CA = ("serviceaccount-token", "root-ca-certificate-publisher")
+
 
 class Controllers:
     """The controllers of the range (low, high], over partitions that come and go.
 
     They run as tasks of `tasks`, and end with them. skip: names that are not wanted here.
+    ca: by which clients know the API, PEM.
     """
 
     def __init__(
         self, clock: Clock, ids: Ids, tasks: Tasks, low: int = 0, high: int = Range().high, *,
-        skip: Collection[str] = (),
+        skip: Collection[str] = (), ca: str = "",
     ) -> None:  # fmt: skip
         self._clock, self._ids, self._tasks = clock, ids, tasks
-        self._range, self._skip = Range(low, high), skip
+        self._range, self._ca = Range(low, high), ca
+        self._skip = skip if ca else (*skip, *_NEED_CA)
         self._tasks_of: dict[str, Tasks] = {}
         self._known: dict[Home, dict[str, Neighbour]] = {home: {} for home in _OTHER}
         # What the controllers of a kind of partition see of the other kind, always up to date.
@@ -99,7 +108,7 @@ class Controllers:
         own = self._known[home][name]
         parts = Parts(
             own.client, own.informers, self._seen[_OTHER[home]], self._clock, self._ids,
-            self._tasks_of[name], self._range,
+            self._tasks_of[name], self._range, self._ca,
         )  # fmt: skip
         for row in CONTROLLERS:
             wanted = row.name not in self._skip and (row.sharded or self._range.low == 0)

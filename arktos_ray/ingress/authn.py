@@ -1,4 +1,5 @@
-"""Who is calling: client certificates, tokens from a file, tokens that we signed ourselves.
+"""Who is calling: client certificates, tokens from a file, tokens that we signed ourselves, and
+those of OpenID Connect issuers (oidc.py).
 
 The rules are functions over plain values; `Authenticator` holds what was configured and remembers
 tokens that it verified. What a user may do is not decided here.
@@ -21,6 +22,9 @@ import orjson
 from arktos_ray.api.calls import User
 from arktos_ray.api.errors import Forbidden, NotFound, Unauthorized
 from arktos_ray.api.names import ALL_TENANTS, SYSTEM_TENANT, is_dns_label
+from arktos_ray.base.signing import BadToken, TokenKeys, taken_apart
+from arktos_ray.ingress import oidc
+from arktos_ray.tenancy import accounts
 from arktos_ray.tenancy.roles import AUTHENTICATED, SUPER_GROUP, UNAUTHENTICATED
 
 ANONYMOUS = "system:anonymous"
@@ -32,6 +36,8 @@ _ACCOUNT = "system:serviceaccount:"
 _AUTHENTICATION = "authentication.k8s.io"
 # Some 500 bytes each. When full, all are forgotten and verified again (15 us each).
 _VERIFIED_MAX = 10_000
+# Tokens are good from now on, by the clock of the machine that made them.
+_CLOCKS_DIFFER_S = 10.0
 _WEBSOCKET_BEARER = "base64url.bearer.authorization.k8s.io."
 
 INSECURE = User("system:admin", SYSTEM_TENANT, (SUPER_GROUP, AUTHENTICATED))
@@ -265,34 +271,135 @@ def _account(name: str) -> tuple[str, str] | None:
     return (namespace, account) if good else None
 
 
+class _Seen(NamedTuple):
+    """What a token says that was verified. expires, not_before: 0 is never."""
+
+    user: User
+    tenant_uid: str  # "": by the tenant's name alone, as issuers elsewhere know it
+    expires: float
+    not_before: float = 0.0
+    audiences: tuple[str, ...] = ()  # (): for the API
+
+
 class Authenticator:
-    """What this ingress believes: a token file, a signing key; certificates come verified."""
+    """What this ingress believes: a token file, a signing key, the keys of service accounts,
+    issuers of OpenID Connect; certificates come verified."""
 
     def __init__(
-        self, tenant_uid: TenantUid, *, tokens: Mapping[str, User] | None = None, key: bytes = b""
-    ) -> None:
+        self, tenant_uid: TenantUid, *, tokens: Mapping[str, User] | None = None, key: bytes = b"",
+        keys: TokenKeys | None = None, issuer: str = "", audiences: Sequence[str] = (),
+        issuers: Sequence[oidc.Issuer] = (),
+    ) -> None:  # fmt: skip
+        """issuer, audiences: what tokens of service accounts say of who made them, and for whom."""
         if key and len(key) < _KEY_BYTES:
             raise ValueError(f"a signing key has at least {_KEY_BYTES} bytes")
         self._tenant_uid = tenant_uid
         self._tokens = dict(tokens or {})
         self._key = key
-        self._seen: dict[str, tuple[User, str, str, float]] = {}
+        self._accounts, self.issuer, self._audiences = keys, issuer, tuple(audiences)
+        self._issuers = tuple(issuers)
+        self._seen: dict[str, _Seen] = {}
+
+    def believe(self, tokens: Mapping[str, User]) -> None:
+        """The token file is another one now."""
+        self._tokens = dict(tokens)
+
+    def forget(self) -> None:
+        """Keys are others now: what they signed is verified again."""
+        self._seen.clear()
+
+    @property
+    def accounts(self) -> TokenKeys | None:
+        return self._accounts
 
     def user_of_token(self, token: str, now: float) -> User:
         """0.5 us for a token that was seen before; its tenant and end are checked every time."""
         known = self._tokens.get(token)
         if known is not None:
             return known
+        seen = self._current(token, now)
+        if seen.audiences and not set(seen.audiences) & set(self._audiences):
+            raise Unauthorized("Unauthorized")
+        return seen.user
+
+    def reviewed(
+        self, token: str, audiences: Sequence[str], now: float
+    ) -> tuple[User, tuple[str, ...]]:
+        """The user, and for which of these audiences the token is; none asked for is the API.
+
+        Raises Unauthorized.
+        """
+        wanted = tuple(audiences) or self._audiences
+        known = self._tokens.get(token)
+        seen = _Seen(known, "", 0.0) if known is not None else self._current(token, now)
+        good = seen.audiences or self._audiences
+        both = tuple(each for each in wanted if each in good)
+        if wanted and not both:
+            raise Unauthorized("Unauthorized")
+        return seen.user, both
+
+    async def prepare(self, token: str, now: float) -> None:
+        """Ask for the keys that this token may need, where others have them."""
+        if not self._issuers or token in self._seen or token in self._tokens:
+            return
+        try:
+            head, claims, _, _ = taken_apart(token)
+        except BadToken:
+            return
+        for issuer in self._issuers:
+            if issuer.settings.issuer == claims.get("iss"):
+                await issuer.have(str(head.get("kid")), now)
+
+    def _current(self, token: str, now: float) -> _Seen:
         seen = self._seen.get(token)
         if seen is None:
-            if not self._key:
-                raise Unauthorized("Unauthorized")
-            seen = _verified(token, self._key)
+            seen = self._verified(token)
             if len(self._seen) >= _VERIFIED_MAX:
                 self._seen.clear()
             self._seen[token] = seen
-        _check_current(seen[1], seen[2], seen[3], self._tenant_uid, now)
-        return seen[0]
+        if now < seen.not_before - _CLOCKS_DIFFER_S:
+            raise Unauthorized("the token is not valid yet")
+        if not seen.tenant_uid:
+            if seen.expires and now >= seen.expires:
+                raise Unauthorized("the token has expired")
+            return seen
+        _check_current(seen.user.tenant, seen.tenant_uid, seen.expires, self._tenant_uid, now)
+        return seen
+
+    def _verified(self, token: str) -> _Seen:
+        if token.count(".") == 2:
+            return self._verified_jwt(token)
+        if not self._key:
+            raise Unauthorized("Unauthorized")
+        user, _, uid, expires = _verified(token, self._key)
+        if not uid:
+            raise Unauthorized("Unauthorized")
+        return _Seen(user, uid, expires)
+
+    def _verified_jwt(self, token: str) -> _Seen:
+        try:
+            head, claims, _, _ = taken_apart(token)
+        except BadToken:
+            raise Unauthorized("Unauthorized") from None
+        issuer = claims.get("iss")
+        if self._accounts is not None and issuer in (self.issuer, accounts.LEGACY_ISSUER):
+            try:
+                identity = accounts.read(self._accounts.verify(token))
+            except (BadToken, accounts.Unreadable) as error:
+                raise oidc.refused(str(issuer), error) from None
+            if not identity.tenant_uid:
+                raise Unauthorized("Unauthorized")
+            return _Seen(*identity)
+        why: Exception = ValueError("nobody here knows this issuer")
+        for each in self._issuers:
+            if each.settings.issuer == issuer:
+                try:
+                    found = each.verified(token, str(head.get("kid")))
+                    user = oidc.user_of(found, each.settings)
+                    return _Seen(user, "", float(found["exp"]), float(found.get("nbf", 0)))
+                except (ValueError, TypeError) as error:
+                    why = error
+        raise oidc.refused(str(issuer), why)
 
     def admin_token(self, tenant: str, now: float) -> str:
         """A token for the administrator of a tenant: user `admin`, bound to this Tenant's uid."""

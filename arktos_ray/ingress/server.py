@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 _HEALTH_PATHS = frozenset(("healthz", "livez", "readyz"))
 _OPEN_PATHS = _HEALTH_PATHS | {"version"}  # for everybody, by first segment
 _WEBSOCKET_PROTOCOLS = ("base64.binary.k8s.io", "binary.k8s.io")
+_OPENID, _JWKS = "/.well-known/openid-configuration", "/openid/v1/jwks"
 _TOKEN_REVIEWS = "tokenreviews.authentication.k8s.io"
 # Who asks for more of somebody says who: others alone are looked for no further.
 _IMPERSONATING = ("Impersonate-User", "Impersonate-Group", "Impersonate-Uid")
@@ -173,15 +174,26 @@ class _Server(web.Server):
                     connection.force_close()
 
 
-def tls_context(certificate: str, key: str, client_ca: str | None) -> ssl.SSLContext:
+def hand_out(context: ssl.SSLContext, current: Callable[[], ssl.SSLContext]) -> None:
+    """Connections that begin with this context go on with the current one: a listener keeps the
+    context that it was made with, while certificates change."""
+
+    def chosen(connection: Any, name: str | None, first: ssl.SSLContext) -> None:
+        connection.context = current()
+
+    context.sni_callback = chosen
+
+
+def tls_context(certificate: str, key: str, *client_ca: str | None) -> ssl.SSLContext:
     """TLS as we serve it: 1.2 or newer, a client certificate welcome when we know its CA."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(certificate, key)
     context.set_alpn_protocols(["http/1.1"])
-    if client_ca:
-        context.load_verify_locations(client_ca)
-        context.verify_mode = ssl.CERT_OPTIONAL
+    for file in client_ca:
+        if file:
+            context.load_verify_locations(file)
+            context.verify_mode = ssl.CERT_OPTIONAL
     return context
 
 
@@ -191,13 +203,18 @@ class Ingress:
     def __init__(
         self, upstream: Upstream, authenticator: authn.Authenticator, clock: Clock, ids: Ids,
         discovery: Discovery, openapi: OpenApi, *, limits: Limits | None = None,
-        operate: Operate | None = None, insecure: bool = False,
+        operate: Operate | None = None, insecure: bool = False, anonymous: bool = False,
+        refresh: Callable[[], None] = lambda: None, url: str = "",
     ) -> None:  # fmt: skip
-        """insecure: everybody is system:admin; only ever on purpose."""
+        """insecure: everybody is system:admin; only ever on purpose. anonymous: who shows nothing
+        is system:anonymous, and may what roles of the system tenant say. refresh: called every few
+        seconds, to see whether files changed. url: of ourselves, as clients know it.
+        """
         self._limits = limits or Limits()
         self._upstream, self._authenticator = upstream, authenticator
         self._clock, self._ids, self._insecure = clock, ids, insecure
-        self._operate = operate
+        self._operate, self._anonymous = operate, anonymous
+        self._refresh, self._url = refresh, url
         self._tasks = Tasks()
         self._dispatcher = Dispatcher(upstream, clock, self._tasks, self._limits)
         self._hub = streams.Hub(self._dispatcher, clock, self._tasks, self._limits)
@@ -275,6 +292,7 @@ class Ingress:
             await self._clock.sleep(_SWEEP_S)
             if self._server is not None:
                 self._server.sweep(loop.time())
+            self._refresh()
 
     # One request.
 
@@ -285,7 +303,7 @@ class Ingress:
             path, _, query = request.raw_path.partition("?")
             if not path.startswith("/"):
                 path = request.rel_url.raw_path  # Absolute form, as proxies send it.
-            user = self._user(request, path)
+            user = await self._user(request, path)
             if any(header in request.headers for header in _IMPERSONATING):
                 wanted = authn.read_impersonation(request.headers.items())
                 if wanted is not None:
@@ -323,7 +341,7 @@ class Ingress:
             return self._respond(request, reply)
         return await self._finish(request, call, reply, http1.Form(), start)
 
-    def _user(self, request: BaseRequest, path: str) -> User:
+    async def _user(self, request: BaseRequest, path: str) -> User:
         if self._insecure:
             return authn.INSECURE
         headers = request.headers
@@ -335,12 +353,21 @@ class Ingress:
                 headers.get("Authorization", ""), headers.get("Sec-WebSocket-Protocol", "")
             )
             if token:
-                user = self._authenticator.user_of_token(token, self._clock.now())
+                now = self._clock.now()
+                await self._authenticator.prepare(token, now)
+                user = self._authenticator.user_of_token(token, now)
+            elif self._anonymous:
+                return User(authn.ANONYMOUS, SYSTEM_TENANT, (UNAUTHENTICATED,))
             elif path.split("/", 2)[1] in _OPEN_PATHS:
                 return User(authn.ANONYMOUS, groups=(UNAUTHENTICATED,))
             else:
                 raise errors.Unauthorized(certified.message if certified else "Unauthorized")
         return user
+
+    async def _check_credential(self, user: User) -> None:
+        """What no partition is asked about is for those only who are somebody still."""
+        if user.credential:
+            await self._dispatcher.may(user, [])
 
     async def _impersonated(self, user: User, wanted: authn.Impersonation) -> User:
         """Raises Forbidden unless the caller's roles allow to speak for all of it."""
@@ -374,18 +401,23 @@ class Ingress:
         if reply.code == errors.TooManyRequests.code:
             self._metrics.count_refused(tenant)
         elif call.gvr == _TOKEN_REVIEWS and reply.ok:
-            reply = self._reviewed(call.user, reply)
+            reply = await self._reviewed(call.user, reply)
         return await self._finish(request, call, reply, form, start)
 
-    def _reviewed(self, asking: User, reply: Reply) -> Reply:
+    async def _reviewed(self, asking: User, reply: Reply) -> Reply:
         """Whose the token is, for those who may ask; of another tenant's it is as if unknown."""
         review = orjson.loads(reply.body)
-        token = (review.get("spec") or {}).get("token") or ""
+        spec, now = review.get("spec") or {}, self._clock.now()
+        token = spec.get("token") or ""
         review["status"] = {"authenticated": False}
         with contextlib.suppress(errors.Unauthorized):
-            user = self._authenticator.user_of_token(token, self._clock.now())
+            await self._authenticator.prepare(token, now)
+            user, good_for = self._authenticator.reviewed(token, spec.get("audiences") or (), now)
             if asking.tenant in (SYSTEM_TENANT, user.tenant):
+                await self._check_credential(user)
                 review["status"] = {"authenticated": True, "user": user_info(user)}
+                if good_for:
+                    review["status"]["audiences"] = list(good_for)
         return Reply(reply.code, orjson.dumps(review), reply.warnings)
 
     def _hold_body(self, request: BaseRequest, tenant: str) -> int:
@@ -603,6 +635,12 @@ class Ingress:
             raise routes.not_allowed()
         if path.split("/", 2)[1] in _HEALTH_PATHS:
             return self._health(request, local)
+        await self._check_credential(user)
+        if user.name == authn.ANONYMOUS and path.split("/", 2)[1] not in _OPEN_PATHS:
+            await self._check_path(request, path, user)
+        keys = self._keys_page(path)
+        if keys is not None:
+            return self._respond(request, Reply(200, orjson.dumps(keys)))
         if path == "/metrics":
             await self._check_path(request, path, user)
             body, media = self._metrics.render(request.headers.get("Accept", ""))
@@ -621,6 +659,21 @@ class Ingress:
         ):
             body = http1.pretty(body)
         return self._respond(request, Reply(page.code, body), page.content_type, page.more)
+
+    def _keys_page(self, path: str) -> dict[str, Any] | None:
+        """What others need to verify tokens of service accounts (RFC 8414, RFC 7517)."""
+        keys = self._authenticator.accounts
+        if keys is None or path not in (_OPENID, _JWKS):
+            return None
+        if path == _JWKS:
+            return keys.jwks()
+        return {
+            "issuer": self._authenticator.issuer,
+            "jwks_uri": self._url + _JWKS,
+            "response_types_supported": ["id_token"],
+            "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported": keys.algorithms,
+        }
 
     async def _check_path(self, request: BaseRequest, path: str, user: User) -> None:
         """What is the cluster's own is for users of the system tenant whose roles allow it."""

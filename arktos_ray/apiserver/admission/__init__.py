@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from arktos_ray.api import errors
 from arktos_ray.api.calls import Call
 from arktos_ray.api.kinds import services
+from arktos_ray.api.kinds.config import TOKEN_TYPE
 from arktos_ray.api.names import SYSTEM_TENANT
 from arktos_ray.api.scheme import RBAC, Resource
 from arktos_ray.apiserver import escalation
@@ -18,6 +19,7 @@ from arktos_ray.apiserver.admission import (
     namespace,
     priority,
     service_account,
+    token_secret,
     tolerations,
 )
 
@@ -41,6 +43,9 @@ def on_create(partition: Partition, call: Call, resource: Resource, obj: Object)
                 limit_ranger.apply(obj, ranges)
     elif resource.gvr == "services":
         _give_cluster_ip(partition, call, obj)
+    elif resource.gvr == "secrets":
+        if obj.get("type") == TOKEN_TYPE:
+            token_secret.apply(partition, obj)
     elif resource.group == RBAC:
         escalation.check(partition.rights, call, resource, obj, None)
     return ()
@@ -51,6 +56,9 @@ def on_update(
 ) -> tuple[str, ...]:
     if resource.gvr == "services" and not call.subresource:
         _give_cluster_ip(partition, call, new)
+    elif resource.gvr == "secrets":
+        if new.get("type") == TOKEN_TYPE:
+            token_secret.apply(partition, new)
     elif resource.group == RBAC:
         escalation.check(partition.rights, call, resource, new, old)
     return ()

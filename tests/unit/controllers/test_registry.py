@@ -13,7 +13,7 @@ MIDDLE = 4611686018427387903
 
 def _start(world: Any, *range_: int) -> dict[str, Any]:
     user = User("test", trusted=True)
-    controllers = registry.Controllers(world.clock, world.ids, world.tasks, *range_)
+    controllers = registry.Controllers(world.clock, world.ids, world.tasks, *range_, ca="a CA")
     controllers.update({"tp-1": Client(world.tp, user)}, {"rp-1": Client(world.rp, user)})
     return controllers.running
 
@@ -54,7 +54,9 @@ def test_shards_divide_the_work_and_only_the_first_runs_the_small_ones(
     async def story(world: Any) -> None:
         first, second = _start(world, 0, MIDDLE), _start(world, MIDDLE, 2**63 - 1)
         assert set(second) == {
-            "tp-1/serviceaccount", "tp-1/deployment", "tp-1/replicaset", "tp-1/endpoint",
+            "tp-1/serviceaccount", "tp-1/serviceaccount-token",
+            "tp-1/root-ca-certificate-publisher", "tp-1/deployment", "tp-1/replicaset",
+            "tp-1/endpoint",
         }  # fmt: skip
         assert len(first) == len(registry.CONTROLLERS)
         await settle()

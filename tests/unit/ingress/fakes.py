@@ -44,6 +44,7 @@ class FakePartition:
         self.grants: Callable[[Call], bool] = lambda call: True
         self.may: Callable[[User, list[str]], bool] = lambda user, ask: False
         self.withdrawn = asyncio.Event()
+        self.accounts_gone = False  # whatever tokens of service accounts rest on
 
     def next_revision(self) -> int:
         self.revision += 10 - (self.revision - self.number) % 10
@@ -148,6 +149,8 @@ class FakePartition:
             return [Call.unpack(call).verb, *verbs]
         if method == "may":
             [user, asks] = payload
+            if User.unpack(user).credential and self.accounts_gone:
+                raise errors.Unauthorized("Unauthorized")
             return [self.may(User.unpack(user), ask) for ask in asks]
         assert method == "progress"
         [revision] = payload
@@ -242,12 +245,13 @@ async def _operate(method: str, payload: Any) -> dict[str, Any]:
 
 def ingress(
     upstream: FakeUpstream, *, tokens: dict[str, Any] | None = None, insecure: bool = False,
-    limits: Limits | None = None,
+    limits: Limits | None = None, believes: dict[str, Any] | None = None, **more: Any,
 ) -> Ingress:  # fmt: skip
+    """believes: more of what an Authenticator may."""
     documents = FakeDocuments()
     return Ingress(
         upstream,
-        Authenticator(upstream.tenant_uid, tokens=tokens, key=KEY),
+        Authenticator(upstream.tenant_uid, tokens=tokens, key=KEY, **(believes or {})),
         SystemClock(),
         Ids(1),
         documents,
@@ -255,6 +259,7 @@ def ingress(
         limits=limits,
         insecure=insecure,
         operate=_operate,
+        **more,
     )
 
 

@@ -1,0 +1,1 @@
+"""Every namespace has the certificate by which its pods know the API."""

@@ -1,0 +1,1 @@
+"""Every ServiceAccount has a Secret with a token."""
