@@ -146,6 +146,7 @@ class Moves:
     def _stepped(self, mark: Mark, records: Mapping[str, Sequence[Record]]) -> None:
         ips = self._partition.service_ips
         self._partition.rights.forget(mark.tenant)
+        self._partition.quotas.reread(mark.tenant)
         if mark.state == DEPARTED:
             ips.lend(mark.tenant, mark.addresses)
         else:

@@ -78,6 +78,7 @@ class TenantPartition(Part):
 
     async def open(self) -> None:
         self.moves.start()
+        self.tasks.start(self.server.partition.quotas.keep(self.server.call), "quotas")
 
     async def _seed(self) -> None:
         """What exists in every partition from the beginning (spec/multitenancy.md 5)."""

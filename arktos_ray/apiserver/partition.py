@@ -15,7 +15,9 @@ from arktos_ray.api import apply, codec, errors, kinds, schemas, scheme
 from arktos_ray.api.calls import Call, Reply
 from arktos_ray.api.names import SYSTEM_TENANT, Key
 from arktos_ray.api.scheme import Resource
+from arktos_ray.apiserver.admission.namespace import check_exists as check_tenant_exists
 from arktos_ray.apiserver.gate import Gate
+from arktos_ray.apiserver.quotas import Quotas
 from arktos_ray.apiserver.rights import RightsOfTenants
 from arktos_ray.apiserver.service_ips import ServiceIPs
 from arktos_ray.apiserver.tokens import Tokens
@@ -42,6 +44,7 @@ class Partition:
     service_ips: ServiceIPs
     gate: Gate = field(init=False)
     rights: RightsOfTenants = field(init=False)
+    quotas: Quotas = field(init=False)
     # Of the topology that this partition knows: tenants are made by no older one.
     topology_version: int = 0
     draining: bool = False  # then it takes no new tenants, or nodes
@@ -57,6 +60,7 @@ class Partition:
     def __post_init__(self) -> None:
         self.gate = Gate(self.store)
         self.rights = RightsOfTenants(self.store)
+        self.quotas = Quotas(self.store, self.turns, self.clock)
 
     def now(self) -> str:
         """The whole second, as objects have it."""
@@ -71,6 +75,8 @@ class Partition:
         """The newest record that the call names, for a writer. Raises NotFound."""
         record = self.store.latest(resource.gvr, key_of(call).path())
         if record is None:
+            if resource.tenanted and call.tenant != SYSTEM_TENANT:
+                check_tenant_exists(call.tenant, self.tenant(call.tenant))
             raise not_found(resource, call.name)
         return record
 
@@ -122,10 +128,13 @@ class Partition:
             address = cluster_ip(obj)
             if address:
                 self.service_ips.mark(address, path)
+        self.quotas.saved(resource.gvr, key, obj)
         return record
 
     def remove(self, resource: Resource, key: Key, obj: Object) -> Record:
-        return self.store.delete(resource.gvr, key.path(), obj)
+        record = self.store.delete(resource.gvr, key.path(), obj)
+        self.quotas.removed(resource.gvr, key)
+        return record
 
 
 def cluster_ip(service: Object) -> str:

@@ -76,6 +76,7 @@ class Server:
     async def call(self, calls: Sequence[Call]) -> list[Reply]:
         """Raises TooManyRequests when too much waits already: nothing of it was done."""
         await self.partition.turns.begin(calls)
+        await self.partition.quotas.ready(calls)
         replies: list[Reply] = []
         wrote: list[int] = []  # not committed yet
         unsure = False  # whether a call that failed left a part of its work (deletecollection)

@@ -285,6 +285,8 @@ class Store:
         self.reshaped = 0  # the newest revision at which a tenant came or went
         # Told of every change of a resource as it is published: gvr, the record, what it replaced.
         self.listeners: dict[str, Callable[[str, Record, Record | None], None]] = {}
+        # Told what a refused commit took along: (gvr, path) of each.
+        self.on_abort: Callable[[list[tuple[str, str]]], None] = lambda lost: None
         self.on_step: Callable[[Mark, dict[str, list[Record]]], None] = lambda mark, records: None
         self._tenant_floors: dict[tuple[str, str], int] = {}
         self._staged: dict[str, dict[int, tuple[str, Record]]] = {}
@@ -397,6 +399,10 @@ class Store:
             tap.close(self._closed)
         self._abort(self._closed)
 
+    @property
+    def is_open(self) -> bool:
+        return self._closed is None
+
     def check_open(self) -> None:
         """Before something is claimed or promised. Raises the reason why it cannot be."""
         if self._closed is not None:
@@ -487,6 +493,10 @@ class Store:
         """Whether something was written that is not durable yet."""
         return bool(self._overlay)
 
+    def undurable(self) -> list[tuple[tuple[str, str], Record]]:
+        """What was written and is not published yet: ((gvr, path), record)."""
+        return list(self._overlay.items())
+
     def commit(self) -> asyncio.Future[None]:
         """Done when everything written so far is durable and published, or refused.
 
@@ -540,7 +550,9 @@ class Store:
     def _abort(self, why: Failure, in_flight: _Batch | None = None) -> None:
         # Whatever collected meanwhile was decided on state that is not going to exist.
         doomed, self._batch = self._batch, _Batch()
+        lost = list(self._overlay)
         self._overlay.clear()
+        self.on_abort(lost)
         for batch in (in_flight, doomed):
             if batch is not None and batch.done is not None and not batch.done.done():
                 batch.done.set_exception(why)
@@ -573,6 +585,9 @@ class Store:
         if table is None:
             table = self._tables[gvr] = Table()
         return table
+
+    def gvrs(self) -> list[str]:
+        return list(self._tables)
 
     def history(self, gvr: str) -> WatchCache:
         history = self._histories.get(gvr)

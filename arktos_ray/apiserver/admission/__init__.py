@@ -1,24 +1,30 @@
-"""What a partition asks of an object beyond its own validity: the rules, in the order they run.
+"""What a partition asks of an object beyond its own validity: the plug-ins, in the order they run.
 
-Each rule is a pure function in its own file; this file gives it what it needs to know.
+Each rule is a pure function in its own file; here it is given what it needs to know. MUTATING
+complete an object, before it is validated; VALIDATING only refuse, and see it as it will be
+stored. Webhooks come after each of the two: they are asked outside (reviews.py).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from arktos_ray.api import errors
 from arktos_ray.api.calls import Call
 from arktos_ray.api.kinds import services
 from arktos_ray.api.kinds.config import TOKEN_TYPE
 from arktos_ray.api.names import SYSTEM_TENANT
-from arktos_ray.api.scheme import RBAC, Resource
+from arktos_ray.api.scheme import RBAC, RESOURCES, Resource
 from arktos_ray.apiserver import escalation
 from arktos_ray.apiserver.admission import (
+    daemon_set,
     limit_ranger,
     namespace,
+    network,
     priority,
     service_account,
+    storage_class,
     token_secret,
     tolerations,
 )
@@ -28,74 +34,182 @@ if TYPE_CHECKING:
 
 Object = dict[str, Any]
 
-
-def on_create(partition: Partition, call: Call, resource: Resource, obj: Object) -> tuple[str, ...]:
-    """Complete the object; warnings for the client. Raises a Failure."""
-    _lifecycle(partition, call, resource)
-    if resource.gvr == "pods":
-        tolerations.apply(obj)
-        service_account.apply(obj)
-        priority.apply(obj)
-        limits = partition.store.table("limitranges")
-        if len(limits):
-            ranges = [r.decode() for r in limits.range(f"{call.tenant}/{call.namespace}/")]
-            if ranges:
-                limit_ranger.apply(obj, ranges)
-    elif resource.gvr == "services":
-        _give_cluster_ip(partition, call, obj)
-    elif resource.gvr == "secrets":
-        if obj.get("type") == TOKEN_TYPE:
-            token_secret.apply(partition, obj)
-    elif resource.group == RBAC:
-        escalation.check(partition.rights, call, resource, obj, None)
-    return ()
+CREATE, UPDATE, DELETE = "create", "update", "delete"
 
 
-def on_update(
-    partition: Partition, call: Call, resource: Resource, new: Object, old: Object
-) -> tuple[str, ...]:
-    if resource.gvr == "services" and not call.subresource:
-        _give_cluster_ip(partition, call, new)
-    elif resource.gvr == "secrets":
-        if new.get("type") == TOKEN_TYPE:
-            token_secret.apply(partition, new)
-    elif resource.group == RBAC:
-        escalation.check(partition.rights, call, resource, new, old)
-    return ()
+class Review(NamedTuple):
+    """What is asked for. A created object has no old one, a deleted one no new one."""
+
+    partition: Partition
+    call: Call
+    resource: Resource
+    new: Object
+    old: Object
 
 
-def on_delete(partition: Partition, call: Call, resource: Resource, obj: Object) -> None:
-    name = obj["metadata"]["name"]
-    if resource.gvr == "tenants" and name == SYSTEM_TENANT:
-        raise errors.Forbidden('tenants "system" is forbidden: this tenant may not be deleted')
-    if resource.gvr == "namespaces":
-        tenant = partition.tenant(call.tenant)
-        terminating = tenant is not None and bool(tenant["metadata"].get("deletionTimestamp"))
-        namespace.check_delete(obj["metadata"].get("tenant", ""), name, terminating)
+class Plugin(NamedTuple):
+    name: str
+    verbs: tuple[str, ...]
+    gvrs: tuple[str, ...]  # () is every kind
+    judge: Callable[[Review], None]  # raises a Failure
+    subresources: tuple[str, ...] = ("",)
 
 
-def _lifecycle(partition: Partition, call: Call, resource: Resource) -> None:
-    if not resource.tenanted:
-        return
-    tenant = partition.tenant(call.tenant)
-    if call.tenant != SYSTEM_TENANT:
-        namespace.check_tenant(call.tenant, tenant)
-    if resource.namespaced:
-        namespace.check_namespace(
-            call.tenant, call.namespace, partition.namespace(call.tenant, call.namespace)
+def _lifecycle(r: Review) -> None:
+    if r.resource.namespaced:
+        call = r.call
+        place = r.partition.namespace(call.tenant, call.namespace)
+        namespace.check_namespace(call.tenant, call.namespace, place)
+
+
+def _immortal(r: Review) -> None:
+    tenant = r.partition.tenant(r.call.tenant)
+    terminating = tenant is not None and bool(tenant["metadata"].get("deletionTimestamp"))
+    meta = r.old["metadata"]
+    namespace.check_delete(meta.get("tenant", ""), meta["name"], terminating)
+
+
+def _tenant_exists(r: Review) -> None:
+    if r.resource.tenanted and r.call.tenant != SYSTEM_TENANT:
+        namespace.check_tenant(r.call.tenant, r.partition.tenant(r.call.tenant))
+
+
+def _limit_ranges(r: Review) -> list[Object]:
+    limits = r.partition.store.table("limitranges")
+    if not len(limits):
+        return []
+    return [one.decode() for one in limits.range(f"{r.call.tenant}/{r.call.namespace}/")]
+
+
+def _limit_ranger(r: Review) -> None:
+    ranges = _limit_ranges(r)
+    if ranges:
+        limit_ranger.apply(r.new, ranges)
+
+
+def _limit_resized(r: Review) -> None:
+    ranges = _limit_ranges(r)
+    if ranges:
+        limit_ranger.check(r.new, ranges)
+
+
+def _limit_claim(r: Review) -> None:
+    ranges = _limit_ranges(r)
+    if ranges:
+        limit_ranger.check_claim(r.new, ranges)
+
+
+def _default_class(r: Review) -> None:
+    classes = r.partition.store.table("storageclasses.storage.k8s.io")
+    if len(classes):
+        storage_class.apply(r.new, (c.decode() for c in classes.range(f"{r.call.tenant}/")))
+
+
+def _escalation(r: Review) -> None:
+    escalation.check(r.partition.rights, r.call, r.resource, r.new, r.old or None)
+
+
+def _token_secret(r: Review) -> None:
+    if r.new.get("type") == TOKEN_TYPE:
+        token_secret.apply(r.partition, r.new)
+
+
+def _quota(r: Review) -> None:
+    r.partition.quotas.check(r.resource, r.call.tenant, r.call.namespace, r.new)
+
+
+_CLAIMS = ("persistentvolumeclaims",)
+_RBAC = tuple(r.gvr for r in RESOURCES if r.group == RBAC)
+
+# Off by default, as in spec/multitenancy.md 10: DefaultPodNetworkReadiness.
+MUTATING: tuple[Plugin, ...] = (
+    Plugin("TenantExists", (CREATE,), (), _tenant_exists),
+    Plugin("NamespaceLifecycle", (CREATE,), (), _lifecycle),
+    Plugin("DefaultTolerationSeconds", (CREATE,), ("pods",), lambda r: tolerations.apply(r.new)),
+    Plugin("ServiceAccount", (CREATE,), ("pods",), lambda r: service_account.apply(r.new)),
+    Plugin("Priority", (CREATE,), ("pods",), lambda r: priority.apply(r.new)),
+    Plugin("LimitRanger", (CREATE,), ("pods",), _limit_ranger),
+    Plugin("DefaultStorageClass", (CREATE,), _CLAIMS, _default_class),
+    Plugin("ServiceIP", (CREATE, UPDATE), ("services",), lambda r: _give_cluster_ip(r)),
+    Plugin("TokenSecret", (CREATE, UPDATE), ("secrets",), _token_secret),
+    Plugin("Escalation", (CREATE, UPDATE), _RBAC, _escalation),
+)
+VALIDATING: tuple[Plugin, ...] = (
+    Plugin("TenantLifecycle", (DELETE,), ("tenants",),
+           lambda r: namespace.check_delete_tenant(r.old["metadata"]["name"])),
+    Plugin("NamespaceLifecycle", (DELETE,), ("namespaces",), _immortal),
+    Plugin("LimitRanger", (UPDATE,), ("pods",), _limit_resized, ("resize",)),
+    Plugin("LimitRanger", (CREATE, UPDATE), _CLAIMS, _limit_claim),
+    Plugin("DeploymentNetwork", (CREATE, UPDATE), ("deployments.apps",),
+           lambda r: network.check_deployment(r.new)),
+    Plugin("SystemDaemonSet", (CREATE, UPDATE), ("daemonsets.apps",),
+           lambda r: daemon_set.check(r.call.tenant, r.new)),
+    # Last: who is refused above is charged nothing.
+    Plugin("ResourceQuota", (CREATE, UPDATE), (), _quota, ("", "resize")),
+)  # fmt: skip
+
+Judges = tuple[Callable[[Review], None], ...]
+
+
+def _arranged(plugins: tuple[Plugin, ...]) -> dict[tuple[str, str, str], Judges]:
+    """(verb, gvr or "" for one without rules of its own, subresource) -> what judges it."""
+    gvrs = {"", *(gvr for plugin in plugins for gvr in plugin.gvrs)}
+    subs = {sub for plugin in plugins for sub in plugin.subresources}
+    return {
+        (verb, gvr, sub): tuple(
+            p.judge for p in plugins
+            if verb in p.verbs and sub in p.subresources and (not p.gvrs or gvr in p.gvrs)
         )
+        for verb in (CREATE, UPDATE, DELETE) for gvr in gvrs for sub in subs
+    }  # fmt: skip
 
 
-def _give_cluster_ip(partition: Partition, call: Call, service: Object) -> None:
+_MUTATING, _VALIDATING = _arranged(MUTATING), _arranged(VALIDATING)
+
+
+def mutate(
+    partition: Partition, call: Call, resource: Resource, new: Object, old: Object | None
+) -> None:
+    """Complete the object, on create or update. Raises a Failure."""
+    verb = CREATE if old is None else UPDATE
+    judges = _judges(_MUTATING, verb, resource, call)
+    if judges:
+        review = Review(partition, call, resource, new, old or {})
+        for judge in judges:
+            judge(review)
+
+
+def validate(
+    partition: Partition, call: Call, resource: Resource, new: Object | None, old: Object | None
+) -> None:
+    """Raises a Failure when the change, as it would be stored, is not allowed."""
+    verb = CREATE if old is None else UPDATE if new is not None else DELETE
+    judges = _judges(_VALIDATING, verb, resource, call)
+    if judges:
+        review = Review(partition, call, resource, new or {}, old or {})
+        for judge in judges:
+            judge(review)
+
+
+def _judges(
+    table: dict[tuple[str, str, str], Judges], verb: str, resource: Resource, call: Call
+) -> Judges:
+    gvr, sub = resource.gvr, call.subresource
+    judges = table.get((verb, gvr, sub))
+    return table.get((verb, "", sub), ()) if judges is None else judges
+
+
+def _give_cluster_ip(r: Review) -> None:
     """A virtual address for the kinds of service that have one. Raises Invalid.
 
     It is taken when the service is saved, which may never happen.
     """
+    call, service = r.call, r.new
     spec = service["spec"]
     if spec.get("type") == "ExternalName" or spec.get("clusterIP") == "None":
         return
     path = f"{call.tenant}/{call.namespace}/{service['metadata']['name']}"
-    ips, address = partition.service_ips, spec.get("clusterIP", "")
+    ips, address = r.partition.service_ips, spec.get("clusterIP", "")
     if address:
         if not ips.contains(address) or not ips.is_free(address, path):
             why = (

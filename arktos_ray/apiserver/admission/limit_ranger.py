@@ -16,15 +16,16 @@ ANNOTATION = "kubernetes.io/limit-ranger"
 
 def apply(pod: Object, limit_ranges: Iterable[Object]) -> None:
     """Fill in requests and limits that were left out; raise Forbidden for those out of bounds."""
-    items = [
-        item
-        for one in limit_ranges
-        for item in (one.get("spec") or {}).get("limits") or ()
-    ]  # fmt: skip
-    for item in items:
+    for item in _items(limit_ranges):
         if item.get("type") == "Container":
             _default(pod, item)
+    check(pod, limit_ranges)
+
+
+def check(pod: Object, limit_ranges: Iterable[Object]) -> None:
+    """Raises Forbidden for what is out of bounds."""
     reasons: list[str] = []
+    items = _items(limit_ranges)
     for item in items:
         if item.get("type") == "Container":
             for _, workload in _workloads(pod["spec"]):
@@ -37,6 +38,29 @@ def apply(pod: Object, limit_ranges: Iterable[Object]) -> None:
             _check(item, "Pod", requests, limits, reasons)
     if reasons:
         raise forbidden("pods", pod, joined(reasons))
+
+
+def check_claim(claim: Object, limit_ranges: Iterable[Object]) -> None:
+    """Raises Forbidden for a PersistentVolumeClaim that asks for too little or too much."""
+    kind = "PersistentVolumeClaim"
+    resources = (claim.get("spec") or {}).get("resources") or {}
+    requests = resource_milli(resources.get("requests"))
+    reasons: list[str] = []
+    for item in _items(limit_ranges):
+        if item.get("type") == kind:
+            _check_min(item, kind, requests, {}, reasons)
+            for name, bound in (item.get("max") or {}).items():
+                start = f"maximum {name} usage per {kind} is {quantity.canonical(bound)}"
+                if name not in requests:
+                    reasons.append(f"{start}.  No request is specified")
+                elif requests[name] > quantity.milli(bound):
+                    reasons.append(f"{start}, but request is {shown(name, requests[name])}")
+    if reasons:
+        raise forbidden("persistentvolumeclaims", claim, joined(reasons))
+
+
+def _items(limit_ranges: Iterable[Object]) -> list[Object]:
+    return [item for one in limit_ranges for item in (one.get("spec") or {}).get("limits") or ()]
 
 
 def _workloads(spec: Object) -> list[tuple[str, Object]]:
@@ -67,7 +91,7 @@ def _default(pod: Object, item: Object) -> None:
         pod["metadata"]["annotations"] = annotations
 
 
-def _check(item: Object, kind: str, requests: Milli, limits: Milli, reasons: list[str]) -> None:
+def _check_min(item: Object, kind: str, requests: Milli, limits: Milli, reasons: list[str]) -> None:
     for name, bound in (item.get("min") or {}).items():
         start = f"minimum {name} usage per {kind} is {bound}"
         low, request, limit = quantity.milli(bound), requests.get(name), limits.get(name)
@@ -78,6 +102,10 @@ def _check(item: Object, kind: str, requests: Milli, limits: Milli, reasons: lis
             reasons.append(f"{start}, but limit is {shown(name, limit)}")
         elif request < low:
             reasons.append(f"{start}, but request is {shown(name, request)}")
+
+
+def _check(item: Object, kind: str, requests: Milli, limits: Milli, reasons: list[str]) -> None:
+    _check_min(item, kind, requests, limits, reasons)
     for name, bound in (item.get("max") or {}).items():
         start = f"maximum {name} usage per {kind} is {bound}"
         high, request, limit = quantity.milli(bound), requests.get(name), limits.get(name)

@@ -24,14 +24,19 @@ def is_terminating(place: Object) -> bool:
     )
 
 
-def check_tenant(name: str, tenant: Object | None, what: str = "") -> None:
-    """Before a create in a tenant. `what`: the object, as `pods "web"`, for the message."""
-    if name == SYSTEM_TENANT:
-        return
+def check_exists(name: str, tenant: Object | None) -> None:
     if tenant is None:
         raise errors.NotFound(
             f'tenants "{name}" not found', details={"name": name, "kind": "tenants"}
         )
+
+
+def check_tenant(name: str, tenant: Object | None, what: str = "") -> None:
+    """Before a create in a tenant. `what`: the object, as `pods "web"`, for the message."""
+    if name == SYSTEM_TENANT:
+        return
+    check_exists(name, tenant)
+    assert tenant is not None
     if is_terminating(tenant):
         raise _ending("tenant", name, "TenantTerminating", "metadata.tenant", what)
 

@@ -1,17 +1,18 @@
 """ResourceQuota: what an object uses, and whether a namespace's quotas still have it. Pure.
 
 A create is charged to every quota that `applies`, an update by the difference, and a delete gives
-back (negative deltas). All amounts are thousandths, so that 500m of cpu is a whole number.
+back (negative deltas). All amounts are thousandths, so that 500m of cpu is a whole number. What a
+namespace has used is in accounts.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from arktos_ray.api import quantity
 from arktos_ray.api.kinds.pods import qos_class
-from arktos_ray.apiserver.admission.amounts import Milli, pod_amounts
+from arktos_ray.apiserver.admission.amounts import Milli, pod_amounts, resource_milli
 from arktos_ray.apiserver.admission.limit_ranger import shown
 from arktos_ray.apiserver.admission.refusals import forbidden
 
@@ -24,6 +25,28 @@ _PLAIN = frozenset((
     "pods", "services", "configmaps", "secrets", "resourcequotas", "persistentvolumeclaims",
     "replicationcontrollers",
 ))  # fmt: skip
+# What is counted of these depends on what they say; of all others it is their number.
+TELLING = frozenset(("pods", "services", "persistentvolumeclaims"))
+# Never counted: they come and go by themselves.
+UNCOUNTED = frozenset(("events", "events.events.k8s.io"))
+
+
+class Scopes(NamedTuple):
+    """What the scopes of quotas ask of a pod."""
+
+    terminating: bool
+    best_effort: bool
+    crosses_namespaces: bool
+    priority_class: str
+
+
+def scopes_of(spec: Object) -> Scopes:
+    return Scopes(
+        spec.get("activeDeadlineSeconds") is not None,
+        qos_class(spec) == "BestEffort",
+        bool(spec.get("affinity")) and _crosses_namespaces(spec),
+        spec.get("priorityClassName") or "",
+    )
 
 
 def usage_of(gvr: str, obj: Object) -> Milli:
@@ -44,7 +67,9 @@ def usage_of(gvr: str, obj: Object) -> Milli:
         return usage
     if gvr in _PLAIN:
         usage[gvr] = ONE
-    if gvr == "services":
+    if gvr == "persistentvolumeclaims":
+        _add_claim(usage, obj)
+    elif gvr == "services":
         spec = obj.get("spec") or {}
         kind, ports = spec.get("type"), len(spec.get("ports") or ())
         if kind == "NodePort":
@@ -68,14 +93,23 @@ def difference(new: Mapping[str, int], old: Mapping[str, int]) -> Milli:
 
 def applies(quota: Object, gvr: str, obj: Object) -> bool:
     """Whether the object is within the quota's scopes. Scopes speak of pods only."""
+    scopes = scopes_of(obj.get("spec") or {}) if gvr == "pods" else None
+    return is_within(scope_terms(quota), scopes)
+
+
+def scope_terms(quota: Object) -> list[Object]:
     spec = quota.get("spec") or {}
-    scopes = [{"scopeName": name, "operator": "Exists"} for name in spec.get("scopes") or ()]
-    scopes += (spec.get("scopeSelector") or {}).get("matchExpressions") or []
-    if not scopes:
+    terms: list[Object] = [
+        {"scopeName": name, "operator": "Exists"} for name in spec.get("scopes") or ()
+    ]
+    return terms + ((spec.get("scopeSelector") or {}).get("matchExpressions") or [])
+
+
+def is_within(terms: list[Object], scopes: Scopes | None) -> bool:
+    """scopes: of a pod; None for anything else."""
+    if not terms:
         return True
-    if gvr != "pods":
-        return False
-    return all(_in_scope(scope, obj.get("spec") or {}) for scope in scopes)
+    return scopes is not None and all(_in_scope(term, scopes) for term in terms)
 
 
 def check_specified(quota: Object, pod: Object) -> None:
@@ -99,48 +133,42 @@ def check_specified(quota: Object, pod: Object) -> None:
         raise forbidden("pods", pod, f"failed quota: {name}: must specify {'; '.join(missing)}")
 
 
-def charge(quota: Object, deltas: Mapping[str, int], plural: str, obj: Object) -> Object:
-    """The quota's status.used after these deltas. Raises Forbidden when one is over the limit.
+def check_within(
+    name: str, hard: Mapping[str, Any], used: Mapping[str, int], deltas: Mapping[str, int],
+    plural: str, obj: Object,
+) -> None:  # fmt: skip
+    """Raises Forbidden when what is used and these deltas are more than the quota has.
 
-    `plural` and `obj` name the object in the refusal. Unchanged when nothing of it is limited:
-    then the same dict comes back, and there is nothing to write. About 2 us a limited resource.
+    `plural` and `obj` name the object in the refusal. About 1 us a limited resource.
     """
-    hard = (quota.get("spec") or {}).get("hard") or {}
-    used: Object = (quota.get("status") or {}).get("used") or {}
-    asked = {name: deltas[name] for name in hard if deltas.get(name)}
-    if not asked:
-        return used
-    after: Object = dict(used)
-    over = []
-    for name, delta in asked.items():
-        total = quantity.milli(used.get(name, "0")) + delta
-        if delta > 0 and total > quantity.milli(hard[name]):
-            over.append(name)
-        after[name] = shown(name, max(total, 0))
+    over = [
+        resource
+        for resource, delta in deltas.items()
+        if delta > 0
+        and resource in hard
+        and used.get(resource, 0) + delta > quantity.milli(hard[resource])
+    ]
     if over:
         over.sort()
-        what = quota["metadata"]["name"]
-        requested = ",".join(f"{name}={shown(name, asked[name])}" for name in over)
-        spent = ",".join(f"{name}={used.get(name, '0')}" for name in over)
-        limited = ",".join(f"{name}={hard[name]}" for name in over)
+        requested = ",".join(f"{one}={shown(one, deltas[one])}" for one in over)
+        spent = ",".join(f"{one}={shown(one, used.get(one, 0))}" for one in over)
+        limited = ",".join(f"{one}={quantity.canonical(hard[one])}" for one in over)
         raise forbidden(
             plural, obj,
-            f"exceeded quota: {what}, requested: {requested}, used: {spent}, limited: {limited}",
+            f"exceeded quota: {name}, requested: {requested}, used: {spent}, limited: {limited}",
         )  # fmt: skip
-    return after
 
 
-def total(quota: Object, objects: Mapping[str, list[Object]]) -> Object:
-    """status.used counted afresh, from all objects of the namespace by gvr: for the controller."""
-    hard = (quota.get("spec") or {}).get("hard") or {}
-    sums: Milli = dict.fromkeys(hard, 0)
-    for gvr, ours in objects.items():
-        for obj in ours:
-            if applies(quota, gvr, obj):
-                for name, amount in usage_of(gvr, obj).items():
-                    if name in sums:
-                        sums[name] += amount
-    return {name: shown(name, amount) for name, amount in sums.items()}
+def _add_claim(usage: Milli, claim: Object) -> None:
+    spec = claim.get("spec") or {}
+    asked = resource_milli((spec.get("resources") or {}).get("requests")).get("storage")
+    kind = spec.get("storageClassName") or ""
+    if asked is not None:
+        usage["requests.storage"] = asked
+    if kind:
+        usage[f"{kind}.storageclass.storage.k8s.io/persistentvolumeclaims"] = ONE
+        if asked is not None:
+            usage[f"{kind}.storageclass.storage.k8s.io/requests.storage"] = asked
 
 
 def _workloads(spec: Object) -> list[Object]:
@@ -163,21 +191,16 @@ def _crosses_namespaces(spec: Object) -> bool:
     return False
 
 
-_SCOPES: dict[str, Callable[[Object], bool]] = {
-    "Terminating": lambda spec: spec.get("activeDeadlineSeconds") is not None,
-    "NotTerminating": lambda spec: spec.get("activeDeadlineSeconds") is None,
-    "BestEffort": lambda spec: qos_class(spec) == "BestEffort",
-    "NotBestEffort": lambda spec: qos_class(spec) != "BestEffort",
-    "PriorityClass": lambda spec: bool(spec.get("priorityClassName")),
-    "CrossNamespacePodAffinity": _crosses_namespaces,
-}
-
-
-def _in_scope(scope: Object, spec: Object) -> bool:
-    name, operator = scope.get("scopeName"), scope.get("operator")
-    values = scope.get("values") or ()
-    if name == "PriorityClass" and operator in ("In", "NotIn"):
-        return bool(((spec.get("priorityClassName") or "") in values) == (operator == "In"))
-    decide = _SCOPES.get(name or "")
-    inside = decide is not None and decide(spec)
+def _in_scope(term: Object, scopes: Scopes) -> bool:
+    name, operator = term.get("scopeName"), term.get("operator")
+    if name == "PriorityClass":
+        if operator in ("In", "NotIn"):
+            return bool((scopes.priority_class in (term.get("values") or ())) == (operator == "In"))
+        inside = bool(scopes.priority_class)
+    elif name in ("Terminating", "NotTerminating"):
+        inside = scopes.terminating == (name == "Terminating")
+    elif name in ("BestEffort", "NotBestEffort"):
+        inside = scopes.best_effort == (name == "BestEffort")
+    else:
+        inside = name == "CrossNamespacePodAffinity" and scopes.crosses_namespaces
     return not inside if operator == "DoesNotExist" else inside

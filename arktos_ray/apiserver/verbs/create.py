@@ -41,7 +41,7 @@ def create(partition: Partition, call: Call, resource: Resource) -> Reply:
     dry_run = is_dry_run(call)
     obj, warnings = body_of(call, resource)
     complete_metadata(partition, call, resource, obj)
-    warnings += prepare(partition, call, resource, obj, tracked=not call.user.trusted)
+    prepare(partition, call, resource, obj, tracked=not call.user.trusted)
     return store_new(partition, resource, obj, dry_run, warnings)
 
 
@@ -81,7 +81,7 @@ def complete_metadata(partition: Partition, call: Call, resource: Resource, obj:
 
 def prepare(
     partition: Partition, call: Call, resource: Resource, obj: Object, *, tracked: bool
-) -> tuple[str, ...]:
+) -> None:
     """Defaults, admission and validation of an object that is about to be. Raises a Failure.
 
     tracked: note who owns the fields. Defaults are the writer's, what admission adds is nobody's:
@@ -91,13 +91,13 @@ def prepare(
     rules.default(obj)
     if tracked:
         track(partition, call, resource, None, obj)
-    warnings = admission.on_create(partition, call, resource, obj)
+    admission.mutate(partition, call, resource, obj, None)
     # After admission: a pod's QoS class follows from the requests that it may have filled in.
     rules.prepare_create(obj, obj["metadata"]["creationTimestamp"])
     if not call.user.trusted:
         causes = kinds.validate_meta(obj, resource) + rules.validate(obj)
         check_valid(resource, obj["metadata"].get("name", ""), causes)
-    return warnings
+    admission.validate(partition, call, resource, obj, None)
 
 
 def store_new(

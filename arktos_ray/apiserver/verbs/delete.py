@@ -45,7 +45,7 @@ def delete(partition: Partition, call: Call, resource: Resource) -> Reply:
     record = partition.latest(resource, call)
     obj = record.decode()
     check_preconditions(resource, call.name, obj, options)
-    admission.on_delete(partition, call, resource, obj)
+    admission.validate(partition, call, resource, None, obj)
     left = delete_one(partition, resource, key_of(call), record, obj, options, dry_run)
     if left is not None:
         return reply_with(200, left)
@@ -126,7 +126,7 @@ def deletecollection(partition: Partition, call: Call, resource: Resource) -> Re
             continue
         obj = latest.decode()
         try:
-            admission.on_delete(partition, call, resource, obj)
+            admission.validate(partition, call, resource, None, obj)
             delete_one(partition, resource, latest.key, latest, obj, options, dry_run)
         except Conflict:
             continue  # Already on its way.

@@ -106,6 +106,6 @@ def _apply(partition: Partition, call: Call, resource: Resource, dry_run: bool) 
     authz.authorize_also(partition.rights, call, resource, "create")
     managed = new["metadata"].get("managedFields")
     creating.complete_metadata(partition, call, resource, new)
-    warnings = creating.prepare(partition, call, resource, new, tracked=False)
+    creating.prepare(partition, call, resource, new, tracked=False)
     new["metadata"]["managedFields"] = managed
-    return creating.store_new(partition, resource, new, dry_run, decoded.warnings + warnings)
+    return creating.store_new(partition, resource, new, dry_run, decoded.warnings)

@@ -47,10 +47,11 @@ def replace(
         rules.default(new)
     if not call.user.trusted and not applied and new != old:
         track(partition, call, resource, old, new)
-    warnings += admission.on_update(partition, call, resource, new, old)
+    admission.mutate(partition, call, resource, new, old)
     if not call.user.trusted:
         causes = kinds.validate_meta(new, resource) + rules.validate_update(new, old, subresource)
         check_valid(resource, call.name, causes)
+    admission.validate(partition, call, resource, new, old)
     if new == old:
         return reply_with(200, record, warnings)
     key = key_of(call)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arktos_ray.api import errors, quantity
-from arktos_ray.apiserver.admission import limit_ranger, quota
+from arktos_ray.api import errors
+from arktos_ray.apiserver.admission import accounts, limit_ranger, quota
 from arktos_ray.apiserver.admission.amounts import pod_amounts
 
 Object = dict[str, Any]
@@ -147,33 +147,23 @@ def test_what_other_objects_count_as(gvr: str, obj: Object, usage: dict[str, int
 
 
 def test_over_the_quota_is_refused_with_the_arithmetic() -> None:
-    one = a_quota({"pods": "2", "requests.memory": "1Gi", "limits.cpu": "9"},
-                  {"pods": "2", "requests.memory": "512Mi"})  # fmt: skip
+    hard = {"pods": "2", "requests.memory": "1Gi", "limits.cpu": "9"}
+    used = {"pods": 2_000, "requests.memory": 512 * 1024 * 1024 * 1000}
     obj = pod(container(requests={"memory": "1Gi"}, limits={"cpu": "1"}))
     with pytest.raises(errors.Forbidden) as refusal:
-        quota.charge(one, quota.usage_of("pods", obj), "pods", obj)
+        quota.check_within("q", hard, used, quota.usage_of("pods", obj), "pods", obj)
     assert refusal.value.message == (
         'pods "web" is forbidden: exceeded quota: q, requested: pods=1,requests.memory=1Gi, '
         "used: pods=2,requests.memory=512Mi, limited: pods=2,requests.memory=1Gi"
     )
 
 
-def test_within_the_quota_the_new_usage_comes_back() -> None:
-    one = a_quota({"pods": "2", "requests.cpu": "1"}, {"pods": "1", "requests.cpu": "250m"})
-    obj = pod(container(requests={"cpu": "500m"}))
-    after = quota.charge(one, quota.usage_of("pods", obj), "pods", obj)
-    assert after == {"pods": "2", "requests.cpu": "750m"}
-
-
 def test_giving_back_is_never_refused() -> None:
-    one = a_quota({"pods": "1"}, {"pods": "5"})
-    assert quota.charge(one, {"pods": -1000}, "pods", pod()) == {"pods": "4"}
-    assert quota.charge(one, {"pods": -9000}, "pods", pod()) == {"pods": "0"}
+    quota.check_within("q", {"pods": "1"}, {"pods": 5_000}, {"pods": -1000}, "pods", pod())
 
 
-def test_what_is_not_limited_costs_nothing() -> None:
-    one = a_quota({"pods": "1"}, {"pods": "1"})
-    assert quota.charge(one, {"secrets": 1000}, "secrets", pod()) is one["status"]["used"]
+def test_what_is_not_limited_is_not_refused() -> None:
+    quota.check_within("q", {"pods": "1"}, {"pods": 9_000}, {"secrets": 1000}, "secrets", pod())
 
 
 @given(
@@ -184,15 +174,18 @@ def test_what_is_not_limited_costs_nothing() -> None:
         max_size=8,
     )
 )  # fmt: skip
-def test_what_was_charged_is_what_a_recount_finds(amounts: list[dict[str, int]]) -> None:
+def test_what_the_accounts_say_is_the_sum_of_what_is_there(amounts: list[dict[str, int]]) -> None:
     hard = {"requests.cpu": "1e15", "requests.memory": "1e15", "pods": "100"}
-    one = a_quota(hard, dict.fromkeys(hard, "0"))
-    pods = [pod(container(requests={k: f"{v}m" for k, v in each.items()})) for each in amounts]
-    for each in pods:
-        one["status"]["used"] = quota.charge(one, quota.usage_of("pods", each), "pods", each)
-    recount = quota.total(one, {"pods": pods})
-    for name in hard:
-        assert quantity.compare(one["status"]["used"][name], recount[name]) == 0
+    limit, books = accounts.Limit(a_quota(hard)), accounts.Accounts()
+    for i, each in enumerate(amounts):
+        one = pod(container(requests={k: f"{v}m" for k, v in each.items()}))
+        books.put("pods", f"p{i}", accounts.entry_of("pods", one))
+    for i in range(0, len(amounts), 2):
+        books.put("pods", f"p{i}", None)
+    used = books.used(limit)
+    assert used["pods"] == len(amounts[1::2]) * 1000
+    for name in ("cpu", "memory"):
+        assert used[f"requests.{name}"] == sum(each.get(name, 0) for each in amounts[1::2])
 
 
 def test_an_update_is_charged_the_difference() -> None:

@@ -7,7 +7,16 @@ from typing import Any
 import pytest
 
 from arktos_ray.api import errors
-from arktos_ray.apiserver.admission import namespace, priority, service_account, tolerations
+from arktos_ray.apiserver.admission import (
+    daemon_set,
+    limit_ranger,
+    namespace,
+    network,
+    priority,
+    service_account,
+    storage_class,
+    tolerations,
+)
 
 Object = dict[str, Any]
 
@@ -137,3 +146,60 @@ def test_the_system_tenant_stays() -> None:
         'tenants "system" is forbidden: this tenant may not be deleted'
     )  # fmt: skip
     namespace.check_delete_tenant("acme")
+
+
+def test_only_the_system_runs_daemons_on_every_node() -> None:
+    daemons: dict[str, Any] = {"metadata": {"name": "d"}}
+    daemon_set.check("system", daemons)
+    with pytest.raises(errors.Forbidden, match="only system tenant is allowed to have DaemonSet"):
+        daemon_set.check("acme", daemons)
+
+
+@pytest.mark.parametrize(
+    ("ours", "pods", "fits"),
+    [("", "", True), ("a", "a", True), ("a", "b", False), ("a", "", False), ("", "a", False)],
+)
+def test_a_deployment_and_its_pods_are_in_one_network(ours: str, pods: str, fits: bool) -> None:
+    def labels(network_name: str) -> dict[str, Any]:
+        return {"labels": {network.LABEL: network_name}} if network_name else {}
+
+    deployment = {"metadata": labels(ours), "spec": {"template": {"metadata": labels(pods)}}}
+    if fits:
+        network.check_deployment(deployment)
+    else:
+        with pytest.raises(errors.BadRequest, match="conflicting network label"):
+            network.check_deployment(deployment)
+
+
+def test_a_claim_without_a_class_gets_the_newest_default() -> None:
+    mark = {"storageclass.kubernetes.io/is-default-class": "true"}
+    classes = [
+        {"metadata": {"name": "a", "creationTimestamp": "2026-01-01", "annotations": mark}},
+        {"metadata": {"name": "b", "creationTimestamp": "2026-01-02", "annotations": mark}},
+        {"metadata": {"name": "c", "creationTimestamp": "2026-01-03"}},
+    ]
+    claim: dict[str, Any] = {"metadata": {"name": "x"}, "spec": {}}
+    storage_class.apply(claim, classes)
+    assert claim["spec"] == {"storageClassName": "b"}
+    none: dict[str, Any] = {"metadata": {"name": "x"}, "spec": {"storageClassName": ""}}
+    storage_class.apply(none, classes)
+    assert none["spec"] == {"storageClassName": ""}, "it asks for none"
+
+
+def test_a_claim_keeps_to_the_bounds_of_its_namespace() -> None:
+    bounds = {"type": "PersistentVolumeClaim", "min": {"storage": "1Gi"}, "max": {"storage": "2Gi"}}
+    ranges = [{"spec": {"limits": [bounds]}}]
+
+    def claim(storage: str) -> dict[str, Any]:
+        spec = {"resources": {"requests": {"storage": storage}}}
+        return {"metadata": {"name": "x"}, "spec": spec}
+
+    limit_ranger.check_claim(claim("1Gi"), ranges)
+    with pytest.raises(errors.Forbidden) as refusal:
+        limit_ranger.check_claim(claim("3Gi"), ranges)
+    assert refusal.value.message == (
+        'persistentvolumeclaims "x" is forbidden: maximum storage usage per PersistentVolumeClaim '
+        "is 2Gi, but request is 3Gi"
+    )
+    with pytest.raises(errors.Forbidden, match="minimum storage usage"):
+        limit_ranger.check_claim(claim("500Mi"), ranges)
