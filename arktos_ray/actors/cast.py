@@ -62,6 +62,7 @@ def settings(
             "insecure": config.insecure, "assignment": config.assignment,
             "pki_dir": str(places.pki), "token_key": str(places.token_key),
             "supervisor": SUPERVISOR,
+            "audit": config.audit_spec(),
             "limits": {
                 "calls_per_tenant_max": config.tenant_calls_max,
                 "watches_per_tenant_max": config.tenant_watches_max,

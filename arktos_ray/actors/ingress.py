@@ -22,6 +22,7 @@ from arktos_ray.api.names import Key
 from arktos_ray.base.clock import parse_rfc3339
 from arktos_ray.base.tasks import Tasks
 from arktos_ray.ingress import server, status
+from arktos_ray.ingress.audit import open_audit
 from arktos_ray.ingress.authn import Authenticator
 from arktos_ray.ingress.dispatch import Dispatcher
 from arktos_ray.ingress.limits import Limits
@@ -89,7 +90,7 @@ class Upstream:
 
 class Ingress(Part):
     """Spec adds: bind, port, reuse_port, insecure, pki_dir, token_key, assignment, supervisor,
-    limits (some of ingress/limits.py)."""
+    limits (some of ingress/limits.py), audit (ingress/audit.py)."""
 
     role = "ingress"
 
@@ -118,6 +119,9 @@ class Ingress(Part):
             operate=self._operate,
             limits=limits,
             insecure=spec.get("insecure", False),
+            audit=open_audit(
+                spec.get("audit", {}), spec.get("log_dir", ""), self.name, self.clock, self.ids
+            ),
         )
         tls = None
         if not spec.get("insecure", False):
