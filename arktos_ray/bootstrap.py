@@ -30,7 +30,7 @@ from arktos_ray.api.errors import Unavailable
 from arktos_ray.base import machine, pki, processes, reaper, signing
 from arktos_ray.base.clock import SystemClock, rfc3339
 from arktos_ray.base.places import InUse, Places
-from arktos_ray.config import Config
+from arktos_ray.config import Config, ConfigError
 from arktos_ray.runtime.containerd.daemon import Daemon
 from arktos_ray.tenancy.topology import Topology, fitted, unpack
 
@@ -67,6 +67,10 @@ class Refused(Exception):
 
 def check(config: Config, places: Places) -> None:
     """All that can be known to go wrong beforehand. Raises Refused; changes nothing but home."""
+    try:
+        config.audit_spec()
+    except ConfigError as error:
+        raise Refused(str(error), "audit: changes, off, or a file with a Policy") from None
     if config.node and not machine.answers(config.containerd):
         lacking = machine.lacks_for_containers()
         if lacking:

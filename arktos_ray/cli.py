@@ -97,6 +97,7 @@ def _places(data_dir: Path) -> Places:
 @click.option("--containerd", type=click.Path(path_type=Path), help="Its socket.")
 @click.option("--offline/--no-offline", default=None, help="Never ask an image registry.  [no]")
 @click.option("--dashboard/--no-dashboard", default=None, help="Ray's own web pages.  [yes]")
+@click.option("--audit", metavar="off|changes|FILE", help="The audit log's policy.  [changes]")
 @click.option("--transport", type=click.Choice(["stream", "ray"]), help="Between actors.  [stream]")
 @click.option("--storage", type=click.Choice(["sqlite", "etcd"]), help="Of logs.  [sqlite]")
 @click.option("--etcd-endpoints", metavar="HOST:PORT,...", help="Where etcd is.")

@@ -22,6 +22,8 @@ from pydantic import (
     model_validator,
 )
 
+from arktos_ray.api import audit_policy
+
 # Revisions carry six bits of partition number (design.md D5).
 PARTITIONS_MAX = 64
 STORAGE_CLUSTERS_MAX = 64  # spec/scaleout.md 6
@@ -186,6 +188,18 @@ class Config(BaseModel):
     # 0 is as many as its fair share of the partition allows.
     tenant_requests_per_s: float = Field(0.0, ge=0)
 
+    # The audit log of each ingress, logs/audit-ingress-N.log: `changes` (who changed what and when,
+    # without bodies), `off`, or a file with an audit.k8s.io/v1 Policy.
+    audit: str = "changes"
+    # batch: a disk that is full or slow stops nobody, and what does not fit is dropped and counted.
+    # blocking: nobody is answered before it is written.
+    audit_mode: Literal["batch", "blocking"] = "batch"
+    # A file is renamed at this size; so many are kept, the newest included, and no longer than
+    # that (0: for ever). A line has about 800 bytes: these are 120,000 changes of one ingress.
+    audit_file_mb_max: int = Field(20, ge=1)
+    audit_files_max: int = Field(5, ge=1)
+    audit_days_max: int = Field(30, ge=0)
+
     # How actors converse: over sockets, or over Ray calls alone (a hundred times slower).
     transport: Literal["stream", "ray"] = "stream"
     # Which tenant partition a new tenant gets (tenancy/assignment.py).
@@ -248,6 +262,31 @@ class Config(BaseModel):
     def _etcd(self) -> EtcdCluster:
         values = {name: getattr(self, f"etcd_{name}") for name in EtcdCluster.model_fields}
         return EtcdCluster(**values)
+
+    def audit_spec(self) -> dict[str, Any]:
+        """Plain values, for ingress/audit.py; empty when it is off. Raises ConfigError."""
+        if self.audit == "off":
+            return {}
+        policy: Any = audit_policy.CHANGES
+        if self.audit != "changes":
+            path = Path(self.audit).expanduser()
+            policy = _read(path)
+            try:
+                audit_policy.read(policy)
+            except ValueError as error:
+                raise ConfigError(f"{path}: {error}") from None
+        return {
+            "policy": policy,
+            "mode": self.audit_mode,
+            "bytes_max": self.audit_file_mb_max << 20,
+            "files_max": self.audit_files_max,
+            "days_max": self.audit_days_max,
+        }
+
+    @field_validator("audit", mode="before")
+    @classmethod
+    def _off(cls, value: Any) -> Any:
+        return "off" if value is False else value  # What YAML makes of the word.
 
     @field_validator("etcd_endpoints", mode="before")
     @classmethod

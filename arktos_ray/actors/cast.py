@@ -68,6 +68,7 @@ def settings(
             "token_auth_file": _path(config.token_auth_file),
             "client_ca_file": _path(config.client_ca_file),
             "supervisor": SUPERVISOR,
+            "audit": config.audit_spec(),
             "limits": {
                 "calls_per_tenant_max": config.tenant_calls_max,
                 "watches_per_tenant_max": config.tenant_watches_max,

@@ -26,6 +26,7 @@ from arktos_ray.base.signing import TokenKeys
 from arktos_ray.base.tasks import Tasks
 from arktos_ray.base.watched import Watched
 from arktos_ray.ingress import oidc, server, status
+from arktos_ray.ingress.audit import open_audit
 from arktos_ray.ingress.authn import Authenticator, read_token_file
 from arktos_ray.ingress.dispatch import Dispatcher
 from arktos_ray.ingress.limits import Limits
@@ -95,8 +96,8 @@ class Upstream:
 
 class Ingress(Part):
     """Spec adds: bind, port, reuse_port, insecure, pki_dir, token_key, assignment, supervisor,
-    limits (some of ingress/limits.py), keys_dir, issuer, audiences; and perhaps oidc (settings of
-    ingress/oidc.py), token_auth_file, client_ca_file, anonymous, url."""
+    limits (some of ingress/limits.py), audit (ingress/audit.py), keys_dir, issuer, audiences; and
+    perhaps oidc (ingress/oidc.py), token_auth_file, client_ca_file, anonymous, url."""
 
     role = "ingress"
 
@@ -135,6 +136,9 @@ class Ingress(Part):
             anonymous=spec.get("anonymous", False),
             refresh=self._refresh,
             url=spec.get("url", ""),
+            audit=open_audit(
+                spec.get("audit", {}), spec.get("log_dir", ""), self.name, self.clock, self.ids
+            ),
         )
         self._refreshing = self._watch_credentials(authenticator)
         tls = None

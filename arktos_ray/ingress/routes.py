@@ -18,7 +18,7 @@ from arktos_ray.api.names import ALL_TENANTS, SYSTEM_TENANT, is_dns_label, is_pa
 
 # Everything else in a query is dropped, as upstream ignores it; so no client reaches the options
 # that our own parts send each other (`advance`, `progress`, `_table`).
-_OPTIONS = frozenset((
+OPTIONS = frozenset((
     "allowPartialWatch", "allowWatchBookmarks", "container", "continue", "dryRun", "fieldManager",
     "fieldSelector", "fieldValidation", "follow", "force", "gracePeriodSeconds",
     "ignoreStoreReadErrorWithClusterBreakingPotential", "includeObject",
@@ -230,7 +230,7 @@ def _query(query: str) -> dict[str, str]:
     options: dict[str, str] = {}
     for pair in pairs:
         key, _, value = pair.partition("=")
-        if key in _OPTIONS and key not in options:  # The first one counts, as upstream.
+        if key in OPTIONS and key not in options:  # The first one counts, as upstream.
             if "%" in value or "+" in value:
                 try:
                     value = unquote_plus(value, errors="strict")

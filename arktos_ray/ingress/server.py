@@ -28,6 +28,8 @@ from arktos_ray.base.clock import Clock
 from arktos_ray.base.ids import Ids
 from arktos_ray.base.tasks import Tasks
 from arktos_ray.ingress import authn, http1, routes, status, streams
+from arktos_ray.ingress.audit import Audit
+from arktos_ray.ingress.audit_events import Trail
 from arktos_ray.ingress.dispatch import Dispatcher, closing
 from arktos_ray.ingress.documents import Discovery, Documents, OpenApi
 from arktos_ray.ingress.limits import Limits
@@ -156,6 +158,11 @@ class _Connection(RequestHandler):
         return Answer(head + body, keep_alive=False)
 
 
+class _Request(BaseRequest):
+    ATTRS = BaseRequest.ATTRS | {"trail"}
+    trail: Trail | None = None  # for the audit log
+
+
 class _Server(web.Server):
     def __init__(self, handler: Any, limits: Limits, **kwargs: Any) -> None:
         super().__init__(handler, **kwargs)
@@ -204,12 +211,13 @@ class Ingress:
         self, upstream: Upstream, authenticator: authn.Authenticator, clock: Clock, ids: Ids,
         discovery: Discovery, openapi: OpenApi, *, limits: Limits | None = None,
         operate: Operate | None = None, insecure: bool = False, anonymous: bool = False,
-        refresh: Callable[[], None] = lambda: None, url: str = "",
+        refresh: Callable[[], None] = lambda: None, url: str = "", audit: Audit | None = None,
     ) -> None:  # fmt: skip
         """insecure: everybody is system:admin; only ever on purpose. anonymous: who shows nothing
         is system:anonymous, and may what roles of the system tenant say. refresh: called every few
         seconds, to see whether files changed. url: of ourselves, as clients know it.
         """
+        self._audit = audit
         self._limits = limits or Limits()
         self._upstream, self._authenticator = upstream, authenticator
         self._clock, self._ids, self._insecure = clock, ids, insecure
@@ -277,11 +285,13 @@ class Ingress:
         for listener in self._listeners:
             await listener.wait_closed()
         await self._tasks.close()
+        if self._audit is not None:
+            await self._audit.close()
 
     def _request(
         self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any
-    ) -> BaseRequest:
-        return BaseRequest(
+    ) -> _Request:
+        return _Request(
             message, payload, protocol, writer, task, protocol._loop,
             client_max_size=self._limits.body_bytes_max,
         )  # fmt: skip
@@ -296,22 +306,67 @@ class Ingress:
 
     # One request.
 
-    async def _handle(self, request: BaseRequest) -> Any:
+    async def _handle(self, request: _Request) -> Any:
         start = self._clock.monotonic()
+        audit = self._audit
+        if audit is None:
+            return await self._serve(request, start)
+        try:
+            answer = await self._serve(request, start)
+        finally:
+            if request.trail is not None:
+                audit.complete(request.trail)
+        if audit.blocking and request.trail is not None:
+            try:
+                await audit.wait_written()
+            except errors.Unavailable as failure:
+                request.trail = None
+                return self._respond(request, status.reply(failure))
+        return answer
+
+    def _remember(
+        self, request: _Request, call: Call | None, speaker: User | None, user: User | None,
+        start: float,
+    ) -> None:  # fmt: skip
+        """For the audit log. call: None when it was refused before it was one; then it is looked
+        at once more, as the one who may go everywhere, for what it was about."""
+        if self._audit is None or request.trail is not None:
+            return
+        headers = request.headers
+        path, _, query = request.raw_path.partition("?")
+        if call is None:
+            with contextlib.suppress(errors.Failure):
+                routed = routes.route(request.method, path, query, authn.INSECURE)
+                if isinstance(routed, Call):
+                    call = routed
+                    named = "/tenants/" in path or path.startswith("/t/")
+                    if user is not None and call.tenant and not named:
+                        call.tenant = user.tenant
+        request.trail = self._audit.begin(
+            request.method, request.raw_path, call, path, speaker, user, start,
+            peer=str(request.remote or ""), forwarded=headers.get("X-Forwarded-For", ""),
+            agent=headers.get("User-Agent", ""),
+        )  # fmt: skip
+
+    async def _serve(self, request: _Request, start: float) -> Any:
         call: Call | None = None
+        speaker: User | None = None
+        user: User | None = None
         try:
             path, _, query = request.raw_path.partition("?")
             if not path.startswith("/"):
                 path = request.rel_url.raw_path  # Absolute form, as proxies send it.
-            user = await self._user(request, path)
+            speaker = user = await self._user(request, path)
             if any(header in request.headers for header in _IMPERSONATING):
                 wanted = authn.read_impersonation(request.headers.items())
                 if wanted is not None:
                     user = await self._impersonated(user, wanted)
             routed = routes.route(request.method, path, query, user)
             if isinstance(routed, routes.Local):
+                self._remember(request, None, speaker, user, start)
                 return await self._local(request, routed, user)
             call = routed
+            self._remember(request, call, speaker, user, start)
             self._metrics.count_of(user.tenant)
             self._rate.take(user.tenant, start)
             if call.verb == "watch":
@@ -337,11 +392,12 @@ class Ingress:
             log.exception("%s %s failed", request.method, request.raw_path)
             reply = status.reply(status.unexpected())
         if call is None:
+            self._remember(request, None, speaker, user, start)
             self._metrics.count("", "", "", reply.code, self._clock.monotonic() - start)
             return self._respond(request, reply)
         return await self._finish(request, call, reply, http1.Form(), start)
 
-    async def _user(self, request: BaseRequest, path: str) -> User:
+    async def _user(self, request: _Request, path: str) -> User:
         if self._insecure:
             return authn.INSECURE
         headers = request.headers
@@ -377,7 +433,7 @@ class Ingress:
                 raise authn.refusal(user, ask)
         return authn.impersonated(user, wanted)
 
-    async def _answer_call(self, request: BaseRequest, call: Call, start: float) -> Answer:
+    async def _answer_call(self, request: _Request, call: Call, start: float) -> Answer:
         headers = request.headers
         form = http1.form_of(headers.get("Accept", ""))
         call.accept = form.shape
@@ -420,7 +476,7 @@ class Ingress:
                     review["status"]["audiences"] = list(good_for)
         return Reply(reply.code, orjson.dumps(review), reply.warnings)
 
-    def _hold_body(self, request: BaseRequest, tenant: str) -> int:
+    def _hold_body(self, request: _Request, tenant: str) -> int:
         """Room for what is to come, before it comes; as much as it may be, when nobody says."""
         if not request.can_read_body:
             return 0
@@ -429,7 +485,7 @@ class Ingress:
         self._bytes.enter(tenant, held)
         return held
 
-    async def _body(self, request: BaseRequest) -> bytes:
+    async def _body(self, request: _Request) -> bytes:
         if not request.can_read_body:
             return b""
         if request.headers.get("Expect", "").lower() == "100-continue":
@@ -447,7 +503,7 @@ class Ingress:
             raise errors.Timeout("the body did not arrive in time") from None
 
     async def _finish(
-        self, request: BaseRequest, call: Call, reply: Reply, form: http1.Form, start: float
+        self, request: _Request, call: Call, reply: Reply, form: http1.Form, start: float
     ) -> Answer:
         self._metrics.count(
             call.verb, call.gvr, call.subresource, reply.code, self._clock.monotonic() - start
@@ -474,9 +530,13 @@ class Ingress:
         return Answer(b"", answer.keep_alive)
 
     def _respond(
-        self, request: BaseRequest, reply: Reply, media: str = http1.JSON, more: bytes = b""
+        self, request: _Request, reply: Reply, media: str = http1.JSON, more: bytes = b""
     ) -> Answer:
         body, code = reply.body, reply.code
+        trail = request.trail
+        if trail is not None:
+            trail.code, trail.body = code, body
+            more += trail.header
         more += self._date()
         if code >= 400:
             more += status.headers(code, status.retry_after(body))
@@ -494,6 +554,15 @@ class Ingress:
             return Answer(head, keep_alive, body)
         return Answer(head + body, keep_alive)
 
+    def _started(self, request: _Request) -> bytes:
+        """A long answer begins, with these header lines."""
+        trail = request.trail
+        if trail is None or self._audit is None:
+            return b""
+        trail.code = 200
+        self._audit.started(trail)
+        return trail.header
+
     def _date(self) -> bytes:
         """The Date header, made once a second."""
         now = int(self._clock.now())
@@ -502,7 +571,7 @@ class Ingress:
             self._date_line = b"Date: %b\r\n" % formatdate(now, usegmt=True).encode()
         return self._date_line
 
-    def _compresses_for(self, request: BaseRequest) -> bool:
+    def _compresses_for(self, request: _Request) -> bool:
         # On the same machine sending a megabyte costs 1 ms with TLS, compressing it 9 ms.
         peer = str(request.remote or "")
         return not peer.startswith(_LOOPBACK) and "gzip" in request.headers.get(
@@ -511,7 +580,7 @@ class Ingress:
 
     # Long answers.
 
-    async def _watch(self, request: BaseRequest, call: Call) -> Any:
+    async def _watch(self, request: _Request, call: Call) -> Any:
         form = http1.form_of(request.headers.get("Accept", ""))
         call.accept = form.shape
         if form.shape:
@@ -533,7 +602,7 @@ class Ingress:
             self._streams.leave(call.user.tenant)
 
     async def _watching(
-        self, request: BaseRequest, transport: asyncio.Transport, call: Call, form: http1.Form,
+        self, request: _Request, transport: asyncio.Transport, call: Call, form: http1.Form,
         timeout_s: float, websocket: bool,
     ) -> Any:  # fmt: skip
         watcher: streams.Watcher | None = None
@@ -553,6 +622,7 @@ class Ingress:
                     return await self._watch_websocket(request, fanout, watcher)
                 keep_alive = request.keep_alive
                 more = b"" if keep_alive else b"Connection: close\r\n"
+                more += self._started(request)
                 transport.write(http1.chunked_head(200, http1.JSON, self._date() + more))
                 fanout.add(watcher)
                 good = await watcher.done
@@ -572,11 +642,12 @@ class Ingress:
         return self._ids.uniform(least_s, 2 * least_s)
 
     async def _watch_websocket(
-        self, request: BaseRequest, fanout: streams.Fanout, watcher: streams.Watcher
+        self, request: _Request, fanout: streams.Fanout, watcher: streams.Watcher
     ) -> Any:
         socket = web.WebSocketResponse(
             protocols=_WEBSOCKET_PROTOCOLS, compress=False, max_msg_size=64 * 1024
         )
+        self._started(request)
         await socket.prepare(request)
         fanout.add(watcher)
         # Reads pings and the client's close; what it says otherwise does not matter.
@@ -590,7 +661,7 @@ class Ingress:
         await socket.close()
         return socket
 
-    async def _logs(self, request: BaseRequest, call: Call) -> Any:
+    async def _logs(self, request: _Request, call: Call) -> Any:
         """The partition says whether the user may, the log source what there is."""
         reply = await self._dispatcher.call(call)
         if not reply.ok:
@@ -602,15 +673,14 @@ class Ingress:
         finally:
             self._streams.leave(call.user.tenant)
 
-    async def _following(
-        self, request: BaseRequest, call: Call, logs: AsyncIterator[bytes]
-    ) -> Answer:
+    async def _following(self, request: _Request, call: Call, logs: AsyncIterator[bytes]) -> Answer:
         async with closing(logs) as chunks:
             first = await anext(chunks, b"")  # An initial refusal is a plain error.
             transport = request.transport
             if transport is None:
                 raise ConnectionResetError("the client went away")
-            transport.write(http1.chunked_head(200, _TEXT, b"Connection: close\r\n"))
+            more = b"Connection: close\r\n" + self._started(request)
+            transport.write(http1.chunked_head(200, _TEXT, more))
             if first:
                 transport.write(http1.chunk(first))
             try:
@@ -627,7 +697,7 @@ class Ingress:
 
     # Paths that name no object.
 
-    async def _local(self, request: BaseRequest, local: routes.Local, user: User) -> Answer:
+    async def _local(self, request: _Request, local: routes.Local, user: User) -> Answer:
         path = local.path
         if path in (_STATUS_PATH, _OPERATIONS_PATH) or path.startswith(_TENANTS_PATH):
             return await self._own(request, path, user)
@@ -675,13 +745,13 @@ class Ingress:
             "id_token_signing_alg_values_supported": keys.algorithms,
         }
 
-    async def _check_path(self, request: BaseRequest, path: str, user: User) -> None:
+    async def _check_path(self, request: _Request, path: str, user: User) -> None:
         """What is the cluster's own is for users of the system tenant whose roles allow it."""
         ask = authn.Ask(request.method.lower(), path=path)
         if user.tenant != SYSTEM_TENANT or not all(await self._dispatcher.may(user, [ask])):
             raise routes.forbidden_path(user, request.method, path)
 
-    def _health(self, request: BaseRequest, local: routes.Local) -> Answer:
+    def _health(self, request: _Request, local: routes.Local) -> Answer:
         ready = bool(self._upstream.tenant_partitions()) and not self._stopping
         good = ready or not local.path.startswith("/readyz")
         text = b"ok"
@@ -693,7 +763,7 @@ class Ingress:
             )  # fmt: skip
         return self._respond(request, Reply(200 if good else 500, text), _TEXT)
 
-    async def _own(self, request: BaseRequest, path: str, user: User) -> Answer:
+    async def _own(self, request: _Request, path: str, user: User) -> Answer:
         await self._check_path(request, path, user)
         if path == _STATUS_PATH:
             if request.method != "GET":
@@ -715,7 +785,7 @@ class Ingress:
         token = self._authenticator.admin_token(name, self._clock.now())
         return self._respond(request, Reply(200, orjson.dumps({"token": token})))
 
-    async def _operated(self, request: BaseRequest, method: str, payload: Any) -> Answer:
+    async def _operated(self, request: _Request, method: str, payload: Any) -> Answer:
         if self._operate is None:
             raise routes.not_found()
         body = orjson.dumps(await self._operate(method, payload))
@@ -733,7 +803,7 @@ class Ingress:
         }  # fmt: skip
 
     def _gauges(self) -> Mapping[str, tuple[str, float]]:
-        server = self._server
+        server, audit = self._server, self._audit
         return {
             "apiserver_current_inflight_requests": ("Calls being answered.", self._calls.total),
             "apiserver_longrunning_requests": ("Watches open.", self._streams.total),
@@ -748,6 +818,11 @@ class Ingress:
             ),
             "arktos_ingress_connections": (
                 "Connections open.", len(server.connections) if server else 0,
+            ),
+            "arktos_audit_events": ("Lines of the audit log.", audit.written if audit else 0),
+            "arktos_audit_events_dropped": (
+                "Requests that should be in the audit log and are not.",
+                audit.dropped + audit.failed if audit else 0,
             ),
             "arktos_ingress_connections_refused": (
                 "Connections over the limit.", server.refused if server else 0,
