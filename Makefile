@@ -38,9 +38,12 @@ quick: check ## check, and the unit and property tests: under a minute
 test: setup ## Everything: what CI runs
 	@# The tests run even when a check fails: one run tells all there is to mend.
 	@$(MAKE) --no-print-directory check; checked=$$?; \
-	PYTHONHASHSEED=0 $(PYTHON) -m pytest tests -ra --durations=15; tested=$$?; \
+	export PYTHONHASHSEED=0; \
+	$(PYTHON) -m pytest tests/unit tests/sim -n 2 -q -ra --durations=5; tested=$$?; \
+	$(PYTHON) -m pytest tests/live -ra --durations=15; lived=$$?; \
 	[ $$checked = 0 ] || echo "make check failed: see above"; \
-	exit $$((checked | tested))
+	[ $$tested = 0 ] || echo "unit or simulator tests failed: see above"; \
+	exit $$((checked | tested | lived))
 
 sim: setup ## Random stories in the simulator: SEEDS=1000 of them, or SEED=7 again (STORY=region)
 	@$(PYTHON) tools/sim_runner.py $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(STORY),--story $(STORY))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import stat
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,17 +106,24 @@ def driver(tmp_path: Path) -> tuple[Places, dict[str, Any]]:
     }  # fmt: skip
 
 
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """Short enough for sockets below it."""
+    with tempfile.TemporaryDirectory(prefix="arktos-") as path:
+        yield Path(path)
+
+
 def test_on_another_machine_an_actor_has_directories_of_that_machine(
-    driver: tuple[Places, dict[str, Any]], tmp_path: Path
+    driver: tuple[Places, dict[str, Any]], home: Path
 ) -> None:
     places, spec = driver
     other = Machine("node-b", "10.0.0.2")
 
-    there = machines.settled(spec, other, {HOME_VARIABLE: str(tmp_path / "other")})
+    there = machines.settled(spec, other, {HOME_VARIABLE: str(home)})
     same_path = machines.settled(spec, other, {})
     at_home = machines.settled(spec, Machine("node-a", "10.0.0.1"), {HOME_VARIABLE: "/not/here"})
 
-    assert there["run_dir"] == str(tmp_path / "other" / "run")
+    assert there["run_dir"] == str(home / "run")
     assert there["machine"]["address"] == "10.0.0.2"
     assert same_path["log_dir"] == str(places.logs)
     assert at_home["data_dir"] == str(places.data)
@@ -151,11 +160,11 @@ def test_an_ingress_on_another_machine_has_the_keys_and_a_certificate_for_that_m
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_in_a_cluster_of_one_machine_nobody_listens_for_others(tmp_path: Path) -> None:
-    spec = {"name": "tp-1", "home_machine": Machine("node-a", "127.0.0.1", str(tmp_path)).pack()}
+def test_in_a_cluster_of_one_machine_nobody_listens_for_others(home: Path) -> None:
+    spec = {"name": "tp-1", "home_machine": Machine("node-a", "127.0.0.1", str(home)).pack()}
 
     settled = machines.settle(spec, Machine("node-a", "127.0.0.1"), NOW)
 
     assert machines.inside(settled, NOW) is None
-    assert settled["run_dir"] == str(tmp_path / "run")
-    assert list(tmp_path.iterdir()) == []
+    assert settled["run_dir"] == str(home / "run")
+    assert list(home.iterdir()) == []
