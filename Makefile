@@ -7,9 +7,11 @@ SEEDS  ?=
 STORY  ?=
 BENCH  ?=
 COUNT  ?=
+FUZZ   ?=
+SECONDS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status check quick test sim live isolation bench clean
+.PHONY: help setup up down status check quick test sim live isolation fuzz bench clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +56,10 @@ live: setup ## What needs real Ray, real clients and real runtimes; says what it
 isolation: setup ## 100,000 hostile requests of one tenant at another (SEED=7; COUNT=500000)
 	ARKTOS_ISOLATION=$(or $(COUNT),100000) ARKTOS_SEED=$(or $(SEED),1) \
 	  $(PYTHON) -m pytest tests/live/test_isolation.py -q -s
+
+fuzz: setup ## Look for inputs that break a parser: FUZZ="path body", SECONDS=60 for each
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check -e ".[fuzz]"
+	$(PYTHON) tests/fuzz/run.py --seconds $(or $(SECONDS),60) $(FUZZ)
 
 bench: setup ## Benchmarks, one question each; BENCH=placement runs one
 	@for file in $(if $(BENCH),benchmarks/$(BENCH).py,$(wildcard benchmarks/[a-z]*.py)); do \
