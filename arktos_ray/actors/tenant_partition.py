@@ -68,6 +68,8 @@ class TenantPartition(Part):
         partition = Partition(self.name, self.store, self.clock, self.ids, ips)
         partition.tokens = _tokens(self.spec)
         self.server = Server(partition)
+        if self.name == self.topology.system:
+            partition.customs.start_as_system()
         self.moves = Moves(self, partition)
         self.claims = Claims(self, self.store)
         self._learn()

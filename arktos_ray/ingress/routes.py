@@ -14,7 +14,14 @@ from urllib.parse import unquote, unquote_plus
 
 from arktos_ray.api import errors, scheme
 from arktos_ray.api.calls import Call, User
-from arktos_ray.api.names import ALL_TENANTS, SYSTEM_TENANT, is_dns_label, is_path_segment
+from arktos_ray.api.custom import CUSTOM_SUBRESOURCES
+from arktos_ray.api.names import (
+    ALL_TENANTS,
+    SYSTEM_TENANT,
+    is_dns_label,
+    is_path_segment,
+    is_subdomain,
+)
 
 # Everything else in a query is dropped, as upstream ignores it; so no client reaches the options
 # that our own parts send each other (`advance`, `progress`, `_table`).
@@ -107,7 +114,7 @@ def _resource(
     _check_boundary(call, group, resource)
 
     if resource is None:
-        raise not_found()
+        return _custom(call, group, version, rest, watch_form)
     call.gvr = resource.gvr
     if resource.form is not None:
         call.version = resource.api_version
@@ -134,14 +141,38 @@ def _resource(
         verbs = resource.verbs
     if verb not in verbs:
         raise not_allowed()
+    return _collected(call, watch_form)
+
+
+def _collected(call: Call, watch_form: bool) -> Call:
+    name, options = call.name, call.options
     if watch_form and name:
         only = f"metadata.name={name}"
         selector = options.get("fieldSelector")
         options["fieldSelector"] = f"{selector},{only}" if selector else only
         call.name = ""
-    if call.tenant == ALL_TENANTS and (verb not in _ACROSS or name):
+    if call.tenant == ALL_TENANTS and (call.verb not in _ACROSS or name):
         raise errors.BadRequest("all tenants at once: only lists and watches are possible")
     return call
+
+
+def _custom(call: Call, group: str, version: str, rest: list[str], watch_form: bool) -> Call:
+    """No kind of ours, perhaps one that the tenant defined: its partition knows. By structure
+    alone, so that what is refused here is refused in the same words whatever there is."""
+    plural = rest[0]
+    if "." not in group or not is_subdomain(group) or not is_dns_label(plural) or len(rest) > 3:
+        raise not_found()
+    if not is_dns_label(version):
+        raise not_found()
+    if call.subresource and call.subresource not in CUSTOM_SUBRESOURCES:
+        raise not_found()
+    verbs: tuple[str, ...] = scheme.STANDARD_VERBS
+    if call.subresource:
+        verbs = CUSTOM_SUBRESOURCES[call.subresource]
+    if call.verb not in verbs:
+        raise not_allowed()
+    call.gvr, call.version = f"{plural}.{group}", f"{group}/{version}"
+    return _collected(call, watch_form)
 
 
 def _check_boundary(call: Call, group: str, resource: scheme.Resource | None) -> None:

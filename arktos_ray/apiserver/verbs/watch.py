@@ -138,7 +138,7 @@ class Watch:
                 async for piece in self._in_pieces(state):
                     yield piece
                 if wants_initial:
-                    yield [WatchEvent(BOOKMARK, start, "", initial_end=True)]
+                    yield [self._bookmark(start, initial_end=True)]
                 state.clear()
             while True:
                 await subscription.ready()
@@ -153,12 +153,19 @@ class Watch:
                 if (progress or late) and (
                     not events or events[-1].revision < subscription.position
                 ):
-                    events.append(WatchEvent(BOOKMARK, subscription.position, ""))
+                    events.append(self._bookmark(subscription.position))
                 if events:
                     yield events
         finally:
             subscription.close()
             self._subscription = None
+
+    def _bookmark(self, revision: int, initial_end: bool = False) -> WatchEvent:
+        """Of a kind that was defined it says which: an ingress cannot know."""
+        resource, body = self._resource, b""
+        if resource.custom is not None and not self._call.user.trusted:
+            body = orjson.dumps({"kind": resource.kind, "apiVersion": resource.api_version})
+        return WatchEvent(BOOKMARK, revision, "", body, initial_end)
 
     def _is_late(self, says: bool) -> bool:
         """Whether a reader who is spared most changes should hear how far it is all the same."""
