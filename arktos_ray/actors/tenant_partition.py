@@ -189,6 +189,11 @@ class TenantPartition(Part):
         if method == "may":
             [user, asks] = payload
             return self.server.may(User.unpack(user), asks)
+        if method == "kinds":
+            [tenant, have, with_schemas] = payload
+            partition = self.server.partition
+            partition.gate.check_tenant(tenant, writes=False)
+            return partition.customs.described(tenant, have, with_schemas=with_schemas)
         if method == "tenant-known":
             return self.claims.known(payload)
         if method in Moves.REQUESTS:

@@ -13,11 +13,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-import orjson
-
 from arktos_ray.api import custom, errors, kinds, scheme
 from arktos_ray.api.calls import Call
 from arktos_ray.api.custom import Definition, names, schema
+from arktos_ray.api.custom.described import packed
 from arktos_ray.api.names import ALL_TENANTS, SYSTEM_TENANT
 from arktos_ray.api.scheme import DEFINITIONS, Form, Resource
 from arktos_ray.store.records import Record, encode
@@ -124,6 +123,15 @@ class Customs:
         for record in self._store.table(DEFINITIONS).range(f"{tenant}/"):
             shown.setdefault(record.key.name, record)
         return [self._definition(shown[name]) for name in sorted(shown)]
+
+    def described(self, tenant: str, have: str, *, with_schemas: bool) -> list[Any]:
+        """[stamp, rows] for an ingress; no rows when that has the stamp. Raises Unavailable."""
+        if not self.synced:
+            raise errors.Unavailable("which kinds are everybody's is not known here yet; try again")
+        stamp = self.stamp(tenant)
+        if stamp == have:
+            return [stamp, None]
+        return [stamp, packed(self.of(tenant), with_schemas=with_schemas)]
 
     def resource_of(self, call: Call) -> Resource:
         """The row of a call about custom objects; of `custom.unknown` when there is none."""
@@ -275,19 +283,6 @@ def record_of(body: Object, deleted: bool = False) -> Record:
     meta = body["metadata"]
     path = f"{meta.get('tenant', '')}//{meta['name']}"
     return encode(int(meta["resourceVersion"]), path, body, deleted)
-
-
-def described(definition: Definition, with_schemas: bool) -> list[list[Any]]:
-    """For an ingress, which makes discovery and OpenAPI of it: a row for each version."""
-    return [
-        [
-            r.group, r.version, r.plural, r.kind, r.singular, str(r.scope), list(r.short_names),
-            list(r.categories), {name: list(verbs) for name, verbs in r.subresources.items()},
-            r.custom.list_kind,
-            orjson.dumps(r.custom.openapi or {}) if with_schemas else b"",
-        ]
-        for r in definition.resources
-    ]  # fmt: skip
 
 
 def _not_there() -> errors.NotFound:

@@ -160,6 +160,28 @@ class Dispatcher:
             except errors.Moved as failure:
                 partition = await self._whereto(partition, failure)
 
+    async def kinds(
+        self, tenant: str, have: str, with_schemas: bool
+    ) -> tuple[str, list[list[Any]] | None]:
+        """What kinds the tenant defined, unless they are those that the stamp `have` is of."""
+        loop = asyncio.get_running_loop()
+        patient_until = loop.time() + self._limits.restart_s - self._limits.restart_pause_s
+        partition = self._upstream.owner_of(tenant)
+        while True:
+            try:
+                async with asyncio.timeout(self._limits.call_s):
+                    peer = self._upstream.peer(partition)
+                    stamp, rows = await peer.request("kinds", [tenant, have, with_schemas])
+                    return stamp, rows
+            except errors.Moved as failure:
+                partition = await self._whereto(partition, failure)
+            except errors.Unavailable:
+                if loop.time() > patient_until:
+                    raise
+                await asyncio.sleep(self._limits.restart_pause_s)
+            except TimeoutError:
+                raise errors.Timeout(f"{partition} did not answer in time") from None
+
     async def _guarded(self, call: Call) -> AsyncIterator[list[WatchEvent]]:
         """A watch that ends when the partition of its user withdraws the right to it."""
         asked = replace(call, body=b"", options=_selectors(call.options))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import orjson
 
-from arktos_ray.api import errors
+from arktos_ray.api import discovery, errors, openapi
 from arktos_ray.api.calls import BOOKMARK, Reply, User
+from arktos_ray.api.custom.described import unpacked
 from tests.unit.apiserver.acme_world import ADMIN, Acme, Object, acme
 from tests.unit.apiserver.widgets import AS, DEFINITIONS, GVR, definition, version, widget
 
@@ -327,6 +329,55 @@ def test_definitions_speak_v1beta1_too() -> None:
         assert new["spec"]["versions"][0]["additionalPrinterColumns"][0]["jsonPath"] == ".spec.size"
         kept = await good(world, "create", GVR, widget(anything={"at": "all"}))
         assert kept["spec"]["anything"] == {"at": "all"}
+
+    acme(story)
+
+
+async def _kinds(world: Acme, have: str = "", tenant: str = "acme") -> tuple[str, list[Any] | None]:
+    stamp, rows = await world.part.request("kinds", [tenant, have, True])
+    return stamp, None if rows is None else unpacked(rows)
+
+
+def test_discovery_knows_of_a_definition_at_once_and_of_nobody_elses() -> None:
+    async def story(world: Acme) -> None:
+        nothing, rows = await _kinds(world)
+        assert rows == []
+        await define(world, definition(shortNames=["wd"], categories=["all"]))
+        stamp, kinds = await _kinds(world, nothing)
+        assert stamp != nothing
+        assert kinds is not None
+        assert await _kinds(world, stamp) == (stamp, None)
+        assert (await _kinds(world, tenant="system"))[1] == []
+
+        found = discovery.document("/apis", "v2", False, kinds)
+        assert found is not None
+        [group] = [each for each in found["items"] if each["metadata"]["name"] == "example.com"]
+        [row] = group["versions"][0]["resources"]
+        assert (row["resource"], row["shortNames"], row["scope"]) == (
+            "widgets",
+            ["wd"],
+            "Namespaced",
+        )
+        assert [each["subresource"] for each in row["subresources"]] == ["scale", "status"]
+        plain = discovery.document("/apis/example.com/v1", "", False, kinds)
+        assert plain is not None
+        assert {r["name"] for r in plain["resources"]} >= {"widgets", "widgets/status"}
+
+        page = openapi.v3("apis/example.com/v1", kinds)
+        assert page is not None
+        document = orjson.loads(page)
+        schema = document["components"]["schemas"]["com.example.v1.Widget"]
+        assert schema["properties"]["spec"]["required"] == ["size"]
+        assert schema["x-kubernetes-group-version-kind"][0]["kind"] == "Widget"
+        known = set(document["components"]["schemas"])
+        assert set(re.findall(r'"#/components/schemas/([^"]+)"', page.decode())) <= known
+        assert "apis/example.com/v1" in openapi.v3_index(kinds)["paths"]
+        old = orjson.loads(openapi.v2_json(kinds))
+        assert old["definitions"]["com.example.v1.Widget"]["properties"]["spec"]
+        assert b"com.example.v1.Widget" in openapi.v2_protobuf(kinds)
+
+        await define(world, definition("gadgets", "Gadget"))
+        assert (await _kinds(world, stamp))[0] not in (stamp, nothing)
 
     acme(story)
 
