@@ -313,10 +313,11 @@ OLDER: tuple[Resource, ...] = (
 BY_PATH: dict[tuple[str, str, str], Resource] = {
     (r.group, r.version, r.plural): r for r in (*RESOURCES, *OLDER)
 }
-BY_KIND: dict[tuple[str, str], Resource] = {
-    (r.api_version, r.kind): r for r in (*RESOURCES, *OLDER)
-}
 BY_GVR: dict[str, Resource] = _STORED
+# Of an older version it is the row that is stored.
+BY_KIND: dict[tuple[str, str], Resource] = {
+    (r.api_version, r.kind): BY_GVR[r.gvr] for r in (*RESOURCES, *OLDER)
+}
 BY_VERSION: dict[tuple[str, str], Resource] = {(r.gvr, r.api_version): r for r in OLDER}
 VOLATILE: frozenset[str] = frozenset(r.gvr for r in RESOURCES if not r.durable)
 

@@ -19,6 +19,7 @@ from arktos_ray.api.custom import Definition, names, schema
 from arktos_ray.api.custom.described import packed
 from arktos_ray.api.names import ALL_TENANTS, SYSTEM_TENANT
 from arktos_ray.api.scheme import DEFINITIONS, Form, Resource
+from arktos_ray.store.mvcc import prefix_of
 from arktos_ray.store.records import Record, encode
 from arktos_ray.store.store import Store
 
@@ -58,13 +59,12 @@ class Customs:
             return
         self._forced_stamp = _digest(self._forced.values())
 
-    def learn_all(self, bodies: Iterable[Object]) -> None:
-        """All definitions of the system tenant, as they are in its partition."""
-        self._forced = {}
-        for body in bodies:
-            self.learn(record_of(body))
-        self._forced_stamp = _digest(self._forced.values())
-        self.synced = True
+    def told(self, old: Object | None, new: Object | None) -> None:
+        """The same, as another partition says."""
+        if new is not None:
+            self.learn(record_of(new))
+        elif old is not None:
+            self.learn(record_of(old, deleted=True))
 
     def forced(self) -> list[Record]:
         return [self._forced[name] for name in sorted(self._forced)]
@@ -132,6 +132,11 @@ class Customs:
         if stamp == have:
             return [stamp, None]
         return [stamp, packed(self.of(tenant), with_schemas=with_schemas)]
+
+    def held(self, tenant: str, namespace: str) -> list[str]:
+        """The kinds beside the built-in ones of which there are objects, defined or not."""
+        found = self._store.holds(prefix_of(tenant, namespace) if namespace else f"{tenant}//")
+        return [gvr for gvr in found if gvr not in scheme.BY_GVR]
 
     def resource_of(self, call: Call) -> Resource:
         """The row of a call about custom objects; of `custom.unknown` when there is none."""
