@@ -132,7 +132,7 @@ def _definitions(version: str, form: Form | None = None) -> Resource:
         _APIEXTENSIONS, version, "customresourcedefinitions", "CustomResourceDefinition",
         "customresourcedefinition", Scope.TENANT,
         f"k8s.io.apiextensions_apiserver.pkg.apis.apiextensions.{version}.CustomResourceDefinition",
-        short_names=("crd", "crds"), categories=("api-extensions",),
+        short_names=("crd", "crds"), categories=() if form else ("api-extensions",),
         subresources={"status": _STATUS}, has_generation=True, form=form,
     )  # fmt: skip
 
