@@ -19,7 +19,12 @@ class Described:
     """`Resource.custom` where nothing is served, only described."""
 
     list_kind: str
-    openapi: Object
+    source: bytes  # the schema as JSON; empty when it was not asked for
+
+    @property
+    def openapi(self) -> Object:
+        schema: Object = orjson.loads(self.source) if self.source else {}
+        return schema
 
 
 def packed(definitions: Iterable[Definition], *, with_schemas: bool) -> list[list[Any]]:
@@ -52,7 +57,7 @@ def unpacked(rows: Sequence[Sequence[Any]]) -> list[Resource]:
                 short_names=tuple(short),
                 categories=tuple(categories),
                 subresources={name: tuple(verbs) for name, verbs in subresources.items()},
-                custom=Described(listed, orjson.loads(schema) if schema else {}),
+                custom=Described(listed, schema),
             )
         )
     return found
