@@ -16,6 +16,7 @@ import orjson
 
 from arktos_ray.api import errors
 from arktos_ray.api.calls import Call, Reply, User, WatchEvent
+from arktos_ray.api.custom import UNKNOWN
 from arktos_ray.api.errors import Failure
 from arktos_ray.api.names import ALL_TENANTS
 from arktos_ray.api.scheme import Resource
@@ -126,7 +127,7 @@ class Server:
         authz.authorize(self.partition.rights, call, resource)
         if call.verb == "list":
             if resource.custom is not None:
-                self.partition.customs.check(call, resource)
+                self._check_custom(call, resource)
             return await list_objects(self.partition, call, resource)
         if call.tenant == ALL_TENANTS and resource.tenanted:
             raise errors.BadRequest('the tenant "all" is for list and watch only')
@@ -135,7 +136,15 @@ class Server:
             self.partition.customs.check(call, resource)
         verb = self._verb(call, resource)
         reply = verb(self.partition, call, resource)
+        if resource.custom is not None:
+            reply = _warned(reply, resource)
         return reply if resource.form is None else _spoken(reply, resource)
+
+    def _check_custom(self, call: Call, resource: Resource) -> None:
+        if call.tenant not in ("", ALL_TENANTS):
+            # Where the tenant is, its definitions are.
+            self.partition.gate.check(call)
+        self.partition.customs.check(call, resource)
 
     def _verb(self, call: Call, resource: Resource) -> Verb:
         if call.subresource:
@@ -154,7 +163,7 @@ class Server:
         resource = self.partition.resource_of(call)
         authz.authorize(self.partition.rights, call, resource)
         if resource.custom is not None:
-            self.partition.customs.check(call, resource)
+            self._check_custom(call, resource)
         watch = Watch(self.partition, call, resource)
         self._watches[watch] = None
         judged: dict[Watch | Guard, None] = {}
@@ -229,6 +238,11 @@ class Server:
             "waiting": self.partition.turns.waiting(),
             "refused": self.partition.turns.refused,
         }
+
+
+def _warned(reply: Reply, resource: Resource) -> Reply:
+    warning = "" if resource.custom is UNKNOWN else resource.custom.warning
+    return Reply(reply.code, reply.body, (*reply.warnings, warning)) if warning else reply
 
 
 def _spoken(reply: Reply, resource: Resource) -> Reply:

@@ -148,6 +148,8 @@ class Watch:
                 # While the partition is behind, more comes together: fewer, larger batches.
                 await turns.take(call, _WAKE_US + _CHANGE_US * subscription.waiting)
                 self._check_allowed()
+                if self._is_outdated():
+                    return  # In order: it goes on where it was, with the definition as it is now.
                 events = self._translate(subscription.next_nowait())
                 late = self._view is not None and self._is_late(bool(events))
                 if (progress or late) and (
@@ -159,6 +161,13 @@ class Watch:
         finally:
             subscription.close()
             self._subscription = None
+
+    def _is_outdated(self) -> bool:
+        """Whether the kind is not what it was when this began."""
+        resource, call = self._resource, self._call
+        if resource.custom is None or call.user.trusted or call.tenant == ALL_TENANTS:
+            return False
+        return self._partition.resource_of(call) is not resource
 
     def _bookmark(self, revision: int, initial_end: bool = False) -> WatchEvent:
         """Of a kind that was defined it says which: an ingress cannot know."""

@@ -10,6 +10,7 @@ import orjson
 
 from arktos_ray.api import discovery, errors, openapi
 from arktos_ray.api.calls import BOOKMARK, Reply, User
+from arktos_ray.api.custom import names
 from arktos_ray.api.custom.described import unpacked
 from tests.unit.apiserver.acme_world import ADMIN, Acme, Object, acme
 from tests.unit.apiserver.widgets import AS, DEFINITIONS, GVR, definition, version, widget
@@ -229,6 +230,99 @@ def test_a_name_that_is_taken_is_not_served_until_it_is_free() -> None:
         left["metadata"]["finalizers"] = []
         await world.ok("update", DEFINITIONS, left, at=("acme", "", GVR))
         assert (await good(world, "list", gadgets))["items"] == []
+
+    acme(story)
+
+
+def test_a_watch_ends_when_its_kind_changes_and_goes_on_as_that_is_now() -> None:
+    async def story(world: Acme) -> None:
+        body = await define(world)
+        made = await good(world, "create", GVR, widget())
+        start = made["metadata"]["resourceVersion"]
+
+        def watching() -> Any:
+            call = world.call("watch", GVR, resourceVersion=start)
+            call.version = AS
+            return world.part.watch(call)
+
+        events = watching()
+        waiting = asyncio.ensure_future(anext(events, None))
+        await asyncio.sleep(0)
+        body["spec"]["versions"] = [
+            version("v1", storage=False), version("v2"),
+        ]  # fmt: skip
+        await world.ok("update", DEFINITIONS, body, at=("acme", "", GVR))
+        await good(
+            world, "patch", GVR, {"spec": {"size": 9}}, name="w", kind=MERGE,
+            version="example.com/v2",
+        )  # fmt: skip
+        async with asyncio.timeout(5):
+            assert await waiting is None
+            again = watching()
+            [event] = await anext(again)
+            await again.aclose()
+        seen = orjson.loads(event.body)
+        assert (seen["apiVersion"], seen["spec"]["size"]) == (AS, 9)
+
+    acme(story)
+
+
+def test_roles_are_about_custom_kinds_as_about_any() -> None:
+    async def story(world: Acme) -> None:
+        await define(world)
+        await good(world, "create", GVR, widget("mine"))
+        await good(world, "create", GVR, widget("other"))
+        rule = {
+            "apiGroups": ["example.com"], "resources": ["widgets"], "verbs": ["get"],
+            "resourceNames": ["mine"],
+        }  # fmt: skip
+        rbac = "rbac.authorization.k8s.io"
+        await world.ok("create", f"roles.{rbac}", {"metadata": {"name": "r"}, "rules": [rule]})
+        binding = {
+            "metadata": {"name": "b"},
+            "roleRef": {"apiGroup": rbac, "kind": "Role", "name": "r"},
+            "subjects": [{"apiGroup": rbac, "kind": "User", "name": "bob"}],
+        }
+        await world.ok("create", f"rolebindings.{rbac}", binding)
+        bob = User("bob", "acme")
+        await good(world, "get", GVR, name="mine", user=bob)
+        for name in ("other", "none"):
+            await bad(world, 403, "get", GVR, name=name, user=bob)
+        await bad(world, 403, "list", GVR, user=bob)
+        await bad(world, 403, "list", "gadgets.example.com", user=bob)
+
+    acme(story)
+
+
+def test_what_is_everybodys_is_not_guessed_before_it_is_known() -> None:
+    async def story(world: Acme) -> None:
+        customs = world.part.server.partition.customs
+        customs.is_system = customs.synced = False  # As in any other partition when it starts.
+        await bad(world, 503, "list", GVR)
+        await world.fails(503, "create", DEFINITIONS, definition(), at=TENANT)
+
+        body = {**definition(forced=True)}
+        body["metadata"] |= {"tenant": "system", "resourceVersion": "7"}
+        body["status"] = names.settled(body, (), "2026-01-01T00:00:00Z")
+        customs.told(None, body)
+        customs.synced = True
+        await good(world, "create", GVR, widget())
+        assert "There is already" in await world.fails(
+            409, "create", DEFINITIONS, definition(), at=TENANT
+        )
+        customs.told(body, None)
+        await bad(world, 404, "list", GVR)
+        await define(world)
+
+    acme(story)
+
+
+def test_a_deprecated_version_says_so() -> None:
+    async def story(world: Acme) -> None:
+        old = version(deprecated=True, deprecationWarning="use v2")
+        await define(world, definition(versions=[old]))
+        reply, _ = await asked(world, "create", GVR, widget())
+        assert "use v2" in reply.warnings
 
     acme(story)
 
