@@ -19,6 +19,7 @@ import orjson
 
 from arktos_ray.api import discovery, schemas
 from arktos_ray.api.custom.described import Described
+from arktos_ray.api.custom.schema import openapi_v2
 from arktos_ray.api.schemas import Field
 from arktos_ray.api.scheme import OLDER, RESOURCES, Resource, Scope
 
@@ -546,29 +547,26 @@ def _v3_own(resource: Resource) -> Document:
     return _own(resource, _V3.reference, dict)
 
 
+# What our table of gnostic knows; the rest is the partition's to check.
 _V2_KEPT = ("description", "format", "required", "type")
 
 
 def _as_v2(schema: Any) -> Document:
-    """What OpenAPI 2 can say of a schema; where it would say too much, nothing."""
-    if not isinstance(schema, dict):
-        return {}
-    out = {key: schema[key] for key in _V2_KEPT if schema.get(key)}
-    out |= {key: each for key, each in schema.items() if key.startswith("x-kubernetes-")}
-    out.pop("x-kubernetes-validations", None)
-    if schema.get("nullable") or schema.get("x-kubernetes-int-or-string"):
-        for key in ("type", "format"):
-            out.pop(key, None)
-    if schema.get("x-kubernetes-preserve-unknown-fields"):
-        return {key: each for key, each in out.items() if key not in ("type", "required")}
-    if isinstance(schema.get("properties"), dict):
-        out["properties"] = {name: _as_v2(each) for name, each in schema["properties"].items()}
+    return _narrowed(openapi_v2(schema)) if isinstance(schema, dict) else {}
+
+
+def _narrowed(schema: Document) -> Document:
+    out = {
+        key: each
+        for key, each in schema.items()
+        if (key in _V2_KEPT and each)
+        or (key.startswith("x-kubernetes-") and key != "x-kubernetes-validations")
+    }
+    if "properties" in schema:
+        out["properties"] = {name: _narrowed(each) for name, each in schema["properties"].items()}
     for key in ("items", "additionalProperties"):
         if isinstance(schema.get(key), dict):
-            out[key] = _as_v2(schema[key])
-    if schema.get("nullable"):
-        for key in ("properties", "items", "additionalProperties", "required"):
-            out.pop(key, None)
+            out[key] = _narrowed(schema[key])
     return out
 
 

@@ -226,10 +226,7 @@ class Customs:
         causes: list[kinds.Cause] = []
         for i, version in enumerate(obj["spec"]["versions"]):
             at = f"spec.versions[{i}].schema.openAPIV3Schema"
-            openapi = (version.get("schema") or {}).get("openAPIV3Schema")
-            for cause in schema.check(openapi):
-                where = f"{at}.{cause.field}" if cause.field else at
-                causes.append(replace(cause, field=where))
+            causes += schema.check((version.get("schema") or {}).get("openAPIV3Schema"), at)
         if causes:
             raise kinds.invalid(scheme.resource(DEFINITIONS), obj["metadata"]["name"], causes)
         status = dict((old or {}).get("status") or {})

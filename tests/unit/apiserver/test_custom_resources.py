@@ -97,6 +97,29 @@ def test_objects_that_break_their_schema_are_refused() -> None:
     acme(story)
 
 
+def test_rules_of_a_definition_hold_for_its_objects() -> None:
+    async def story(world: Acme) -> None:
+        schema = orjson.loads(orjson.dumps(version()["schema"]))
+        spec = schema["openAPIV3Schema"]["properties"]["spec"]
+        spec["x-kubernetes-validations"] = [
+            {"rule": "self.size <= 10", "message": "too large"},
+            {"rule": "self.color == oldSelf.color", "message": "color is for ever"},
+        ]
+        await define(world, definition(versions=[version(schema=schema)]))
+        assert "too large" in await bad(world, 422, "create", GVR, widget(size=11))
+        await good(world, "create", GVR, widget(size=10))
+        change = {"spec": {"color": "blue"}}
+        why = await bad(world, 422, "patch", GVR, change, name="w", kind=MERGE)
+        assert "color is for ever" in why
+
+        spec["x-kubernetes-validations"] = [{"rule": "self.nothing > 1"}]
+        body = definition("gadgets", "Gadget", versions=[version(schema=schema)])
+        why = await world.fails(422, "create", DEFINITIONS, body, at=TENANT)
+        assert "spec.versions[0].schema.openAPIV3Schema.properties[spec]" in why
+
+    acme(story)
+
+
 def test_status_and_scale_are_written_apart() -> None:
     async def story(world: Acme) -> None:
         await define(world)
