@@ -15,8 +15,9 @@ from typing import Any
 
 from arktos_ray.api import custom, errors, kinds, scheme
 from arktos_ray.api.calls import Call
-from arktos_ray.api.custom import Definition, names, schema
+from arktos_ray.api.custom import Definition, names, paths, schema
 from arktos_ray.api.custom.described import packed
+from arktos_ray.api.kinds.causes import bad
 from arktos_ray.api.names import ALL_TENANTS, SYSTEM_TENANT
 from arktos_ray.api.scheme import DEFINITIONS, Form, Resource
 from arktos_ray.store.mvcc import prefix_of
@@ -227,6 +228,12 @@ class Customs:
         for i, version in enumerate(obj["spec"]["versions"]):
             at = f"spec.versions[{i}].schema.openAPIV3Schema"
             causes += schema.check((version.get("schema") or {}).get("openAPIV3Schema"), at)
+            for j, column in enumerate(version.get("additionalPrinterColumns") or ()):
+                path = column.get("jsonPath") or ""
+                wrong = paths.problem(path)
+                if wrong:
+                    where = f"spec.versions[{i}].additionalPrinterColumns[{j}].jsonPath"
+                    causes.append(bad(where, path, wrong))
         if causes:
             raise kinds.invalid(scheme.resource(DEFINITIONS), obj["metadata"]["name"], causes)
         status = dict((old or {}).get("status") or {})

@@ -4,7 +4,10 @@ that is everybody's, and everything that a user does with objects of either."""
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -112,6 +115,64 @@ def test_two_tenants_have_the_same_name_for_different_kinds(
     assert "large" in other("get", "widgets")
     other("delete", "widget", "w")
     other("delete", "crd", GVR)
+
+
+OPERATOR = """
+import kopf
+
+@kopf.on.startup()
+def configure(settings, **_):
+    settings.posting.enabled = False
+
+@kopf.on.create("example.com", "v1", "sprockets")
+@kopf.on.update("example.com", "v1", "sprockets", field="spec.size")
+def sized(spec, patch, **_):
+    patch.status["seen"] = spec["size"]
+
+@kopf.on.delete("example.com", "v1", "sprockets")
+def gone(**_):
+    pass
+"""
+
+
+def test_an_operator_written_with_kopf_looks_after_a_kind(
+    cluster: Cluster, kubectl: Kubectl, tmp_path: Path
+) -> None:
+    pytest.importorskip("kopf")
+    user = kubectl(cluster.tenant("maker"))
+    body = json.loads(definition(NUMBER, plural="sprockets"))
+    [version] = body["spec"]["versions"]
+    version["schema"]["openAPIV3Schema"]["properties"]["status"] = {
+        "type": "object", "x-kubernetes-preserve-unknown-fields": True,
+    }  # fmt: skip
+    user("apply", "-f", "-", stdin=body)
+    (tmp_path / "operator.py").write_text(OPERATOR)
+
+    def sprocket() -> Object:
+        found: Object = user.json("get", "sprocket", "s")
+        return found
+
+    log = (tmp_path / "log").open("w")
+    operator = subprocess.Popen(
+        [sys.executable, "-m", "kopf", "run", "operator.py", "--namespace=default", "--verbose"],
+        cwd=tmp_path, env=user.environment(), stdout=log, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        user("apply", "-f", "-", stdin=widget(3, "s", "Sprocket"))
+        until(lambda: sprocket().get("status", {}).get("seen") == 3, 40.0, "the operator's status")
+        user("patch", "sprocket", "s", "--type=merge", "-p", '{"spec":{"size":5}}')
+        until(lambda: sprocket()["status"]["seen"] == 5)
+        assert "kopf.zalando.org/KopfFinalizerMarker" in sprocket()["metadata"]["finalizers"]
+        user("delete", "sprocket", "s", "--timeout=20s")
+        assert operator.poll() is None
+    except BaseException:
+        print((tmp_path / "log").read_text()[-4000:])
+        raise
+    finally:
+        operator.terminate()
+        operator.wait(20)
+        log.close()
+        user("delete", "crd", "sprockets.example.com", "--wait=false")
 
 
 def test_a_forced_kind_is_everybodys(

@@ -48,6 +48,15 @@ def compiled(text: str) -> tuple[Step, ...]:
     return tuple(steps)
 
 
+def problem(text: str) -> str:
+    """Why a path cannot be read; "" when it can."""
+    try:
+        compiled(text)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 def find(obj: Any, text: str) -> list[Any]:
     """Everything at that path; [] when there is nothing."""
     found = [obj]

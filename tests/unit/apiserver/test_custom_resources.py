@@ -512,6 +512,10 @@ def test_definitions_that_cannot_be_are_refused() -> None:
             body = definition()
             body["spec"].update(change)
             assert where in await world.fails(422, "create", DEFINITIONS, body, at=TENANT)
+        column = {"name": "X", "type": "string", "jsonPath": ".spec[?(@.a~'x')].b"}
+        body = definition(versions=[version(additionalPrinterColumns=[column])])
+        why = await world.fails(422, "create", DEFINITIONS, body, at=TENANT)
+        assert "additionalPrinterColumns[0].jsonPath" in why
         await define(world)
         body = await world.ok("get", DEFINITIONS, at=("acme", "", GVR))
         body["spec"]["scope"] = "Tenant"
