@@ -117,6 +117,24 @@ def test_two_tenants_have_the_same_name_for_different_kinds(
     other("delete", "crd", GVR)
 
 
+@pytest.mark.parametrize("minor", ["1.27", "1.33"])
+def test_older_clients_read_what_a_kind_looks_like(
+    cluster: Cluster, make_kubectl: Callable[..., Program], minor: str
+) -> None:
+    """1.27 reads OpenAPI 2 in protobuf, and checks objects against it before it sends them."""
+    user = make_kubectl(minor, cluster.tenant("other"))
+    user("apply", "-f", "-", stdin=definition(NUMBER, plural="levers"))
+    assert "How large it is." in user("explain", "lever.spec.size")
+    user("apply", "-f", "-", stdin=widget(3, "l", "Lever"))
+    assert "size" in user.fails("apply", "-f", "-", stdin=widget("large", "bad", "Lever"))
+    assert "nonsense" in user.fails(
+        "create", "-f", "-", stdin=widget(1, "bad", "Lever", nonsense=1)
+    )
+    user("apply", "-f", "-", stdin=widget(4, "l", "Lever"))
+    assert user.json("get", "lever", "l")["spec"]["size"] == 4
+    user("delete", "crd", "levers.example.com")
+
+
 OPERATOR = """
 import kopf
 
