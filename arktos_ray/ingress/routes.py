@@ -34,6 +34,8 @@ OPTIONS = frozenset((
     "sendInitialEvents", "sinceSeconds", "sinceTime", "stream", "tailLines", "timeout",
     "timeoutSeconds", "timestamps", "watch",
 ))  # fmt: skip
+# Discovery may say whose in its query (spec/multitenancy.md 3.3).
+_ASKED_FOR = frozenset(("tenant",))
 _QUERY_FIELDS_MAX = 64
 _VERB_OF_OBJECT = {"GET": "get", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 _VERB_OF_COLLECTION = {"GET": "list", "POST": "create", "DELETE": "deletecollection"}
@@ -49,7 +51,7 @@ class Local:
     """A path that names no object: discovery, health, metrics, our own endpoints."""
 
     path: str  # starts with a slash, ends without one
-    tenant: str  # of the /t/<tenant> prefix, or empty
+    tenant: str  # of the /t/<tenant> prefix, or of the query, or empty
     query: dict[str, str]
 
 
@@ -74,6 +76,10 @@ def route(method: str, path: str, query: str, user: User) -> Call | Local:
     elif segments[0] == "apis" and len(segments) > 3:
         group, version, rest = segments[1], segments[2], segments[3:]
     else:
+        if not tenant and "tenant" in query:
+            tenant = _query(query, _ASKED_FOR).get("tenant", "")
+            if tenant and not is_dns_label(tenant):
+                raise errors.BadRequest(f"tenant: {tenant!r} cannot be the name of a tenant")
         return Local("/" + "/".join(segments), tenant, options)
     return _resource(method, group, version, rest, tenant, options, user)
 
@@ -254,14 +260,14 @@ def _segments(path: str) -> list[str]:
     return segments
 
 
-def _query(query: str) -> dict[str, str]:
+def _query(query: str, known: frozenset[str] = OPTIONS) -> dict[str, str]:
     pairs = query.split("&")
     if len(pairs) > _QUERY_FIELDS_MAX:
         raise errors.BadRequest("the query has too many fields")
     options: dict[str, str] = {}
     for pair in pairs:
         key, _, value = pair.partition("=")
-        if key in OPTIONS and key not in options:  # The first one counts, as upstream.
+        if key in known and key not in options:  # The first one counts, as upstream.
             if "%" in value or "+" in value:
                 try:
                     value = unquote_plus(value, errors="strict")
