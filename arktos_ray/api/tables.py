@@ -26,9 +26,10 @@ _SHOWN_MAX = 3  # addresses and ports before `+ 2 more...`
 
 def columns(resource: scheme.Resource) -> list[dict[str, Any]]:
     """columnDefinitions, in the order of `row`."""
-    if resource.custom is not None:
-        own: list[dict[str, Any]] = resource.custom.columns.definitions
-        return own
+    own = getattr(resource.custom, "columns", None)
+    if own is not None:
+        found: list[dict[str, Any]] = own.definitions
+        return found
     return _COLUMNS.get(resource.gvr, _GENERIC_COLUMNS)
 
 
@@ -38,9 +39,10 @@ def row(resource: scheme.Resource, obj: Object, now: float) -> Cells:
 
 
 def _row_of(resource: scheme.Resource) -> Callable[[Object, float], Cells]:
-    if resource.custom is not None:
-        own: Callable[[Object, float], Cells] = resource.custom.columns.row
-        return own
+    own = getattr(resource.custom, "columns", None)
+    if own is not None:
+        found: Callable[[Object, float], Cells] = own.row
+        return found
     return _ROWS.get(resource.gvr, _generic)
 
 

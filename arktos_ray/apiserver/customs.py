@@ -152,12 +152,12 @@ class Customs:
         return custom.unknown(call.gvr, call.version) if resource is None else resource
 
     def _of_all(self, call: Call) -> Resource:
-        """Objects of many tenants, each with a definition of its own: their common shape."""
+        """Objects of many tenants, each with a definition of its own: in the shape of one."""
         resource = custom.unknown(call.gvr, call.version)
         for record in self._store.table(DEFINITIONS).range():
             if record.key.name == call.gvr:
-                kind = self._definition(record).stored.kind
-                resource = replace(resource, kind=kind)
+                found = self._definition(record)
+                resource = found.versions.get(call.version, found.stored)
                 break
         if not call.version:
             return resource

@@ -56,10 +56,10 @@ _RULES: dict[str, Rules] = {
 
 
 def rules_of(resource: scheme.Resource) -> Rules:
-    if resource.custom is not None:
-        own: Rules = resource.custom.rules
-        return own
-    return _RULES[resource.gvr]
+    if resource.custom is None:
+        return _RULES[resource.gvr]
+    # Of objects whose definition is gone nobody knows more.
+    return getattr(resource.custom, "rules", None) or Rules(resource)
 
 
 def rules(gvr: str) -> Rules:

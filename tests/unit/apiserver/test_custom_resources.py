@@ -382,6 +382,26 @@ def test_two_tenants_have_the_same_name_for_different_kinds() -> None:
     acme(story)
 
 
+def test_operators_see_the_objects_of_all_tenants_as_one_kind() -> None:
+    async def story(world: Acme) -> None:
+        user = await _globex(world)
+        everywhere = ("all", "", "")
+        await define(world, definition(versions=[version("v1"), version("v2", storage=False)]))
+        await define(world, definition(), "globex")
+        await good(world, "create", GVR, widget())
+        await good(world, "create", GVR, widget(), at=("globex", "n", ""), user=user)
+        listed = await good(world, "list", GVR, at=everywhere, user=ADMIN)
+        assert [each["metadata"]["tenant"] for each in listed["items"]] == ["acme", "globex"]
+        for gvr in (GVR, "nothings.example.com"):
+            call = world.call("list", gvr, at=everywhere, user=ADMIN)
+            call.version, call.accept = AS, "Table"
+            [reply] = await world.part.call([call])
+            assert len(orjson.loads(reply.body)["rows"]) == (2 if gvr == GVR else 0)
+        await bad(world, 403, "list", GVR, at=everywhere)
+
+    acme(story)
+
+
 def test_a_forced_kind_is_everybodys_and_nobody_elses_to_change() -> None:
     async def story(world: Acme) -> None:
         await define(world, definition("private", "Private"), "system")
