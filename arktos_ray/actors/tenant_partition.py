@@ -21,11 +21,13 @@ from arktos_ray.api import scheme
 from arktos_ray.api.calls import Call, Reply, User, WatchEvent
 from arktos_ray.api.errors import Failure, decode
 from arktos_ray.api.names import SYSTEM_TENANT, Key
+from arktos_ray.api.scheme import DEFINITIONS
 from arktos_ray.apiserver.partition import Partition, cluster_ip, has_cluster_ip
 from arktos_ray.apiserver.server import Server
 from arktos_ray.apiserver.service_ips import ServiceIPs
 from arktos_ray.apiserver.tokens import Tokens
 from arktos_ray.base.signing import TokenKeys
+from arktos_ray.client.informer import Informer
 from arktos_ray.ingress.homes import name_of
 from arktos_ray.store.moving import TENANTS
 from arktos_ray.store.port import Log
@@ -68,6 +70,8 @@ class TenantPartition(Part):
         partition = Partition(self.name, self.store, self.clock, self.ids, ips)
         partition.tokens = _tokens(self.spec)
         self.server = Server(partition)
+        if self.name == self.topology.system:
+            partition.customs.start_as_system()
         self.moves = Moves(self, partition)
         self.claims = Claims(self, self.store)
         self._learn()
@@ -79,6 +83,24 @@ class TenantPartition(Part):
     async def open(self) -> None:
         self.moves.start()
         self.tasks.start(self.server.partition.quotas.keep(self.server.call), "quotas")
+        if self.role == TenantPartition.role and self.name != self.topology.system:
+            self._follow_forced()
+
+    def _follow_forced(self) -> None:
+        """Definitions of custom resources that are everybody's are in the system tenant."""
+        customs = self.server.partition.customs
+        informer = Informer(
+            self.client(self.topology.system), DEFINITIONS, self.clock, self.tasks,
+            tenant=SYSTEM_TENANT,
+        )  # fmt: skip
+        informer.on_change(customs.told)
+        informer.start()
+
+        async def known() -> None:
+            await informer.synced()
+            customs.synced = True
+
+        self.tasks.start(known(), "forced definitions")
 
     async def _seed(self) -> None:
         """What exists in every partition from the beginning (spec/multitenancy.md 5)."""
@@ -187,6 +209,14 @@ class TenantPartition(Part):
         if method == "may":
             [user, asks] = payload
             return self.server.may(User.unpack(user), asks)
+        if method == "kinds":
+            [tenant, have, with_schemas] = payload
+            partition = self.server.partition
+            partition.gate.check_tenant(tenant, writes=False)
+            return partition.customs.described(tenant, have, with_schemas=with_schemas)
+        if method == "held":
+            [tenant, namespace] = payload
+            return self.server.partition.customs.held(tenant, namespace)
         if method == "tenant-known":
             return self.claims.known(payload)
         if method in Moves.REQUESTS:

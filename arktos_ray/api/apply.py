@@ -194,6 +194,62 @@ def _plain_node(field: schemas.Field) -> _Node:
     return scalar
 
 
+class Tree:
+    """How objects of a JSON schema are walked, in the place of a message."""
+
+    def __init__(self, fields: dict[str, _Node]) -> None:
+        self._fields = fields
+        self._roots: dict[tuple[str, bool], _Node] = {}
+
+    def root(self, subresource: str, has_status: bool) -> _Node:
+        found = self._roots.get((subresource, has_status))
+        if found is None:
+            overrides = self._fields | _common(subresource, has_status)
+            if has_status and subresource == "status":
+                apart = {name: _ELSEWHERE for name in self._fields if name != "status"}
+                overrides = {**apart, **_common(subresource, has_status)}
+                overrides["status"] = self._fields.get("status", _ANY)
+            found = self._roots[subresource, has_status] = _Node(_STRUCT, overrides=overrides)
+        return found
+
+
+def tree_of(schema: Object) -> Tree:
+    """The tree of the objects of a definition. What the schema does not know is granular."""
+    return Tree({name: _of_schema(inner) for name, inner in _properties(schema).items()})
+
+
+def _properties(schema: Object) -> dict[str, Object]:
+    return schema.get("properties") or {}
+
+
+def _of_schema(schema: Object) -> _Node:
+    items, more = schema.get("items"), schema.get("additionalProperties")
+    match schema.get("type"):
+        case "array":
+            kind = schema.get("x-kubernetes-list-type")
+            if kind == "set":
+                return _Node(_SET, item=_SCALAR)
+            if kind == "map" and isinstance(items, dict):
+                atomic = items.get("x-kubernetes-map-type") == "atomic"
+                keys = tuple(sorted(schema.get("x-kubernetes-list-map-keys") or ()))
+                return _Node(_LIST, item=_SCALAR if atomic else _of_schema(items), keys=keys)
+            return _SCALAR
+        case "object":
+            if schema.get("x-kubernetes-map-type") == "atomic":
+                return _SCALAR
+            if isinstance(more, dict):
+                return _Node(_MAP, item=_of_schema(more))
+            known = _properties(schema)
+            if known:
+                return _Node(
+                    _STRUCT, overrides={name: _of_schema(each) for name, each in known.items()}
+                )
+            return _ANY
+        case None:
+            return _ANY
+    return _SCALAR
+
+
 _structs: dict[str, _Node] = {}
 _roots: dict[tuple[int, str, bool], tuple[schemas.Message | None, _Node]] = {}
 
@@ -205,21 +261,28 @@ def _struct(name: str) -> _Node:
     return node
 
 
-def _root(message: schemas.Message | None, subresource: str, has_status: bool) -> _Node:
+def _common(subresource: str, has_status: bool) -> dict[str, _Node]:
+    """What is in every object."""
+    metadata = _Node(
+        _STRUCT,
+        message=schemas.message(_PREFIX + "ObjectMeta"),
+        overrides=dict.fromkeys(_SERVER_FIELDS, _IGNORED),
+    )
+    metadata.present = True
+    overrides = {"apiVersion": _IGNORED, "kind": _IGNORED, "metadata": metadata}
+    if has_status:
+        overrides["spec" if subresource == "status" else "status"] = _ELSEWHERE
+    return overrides
+
+
+def _root(message: schemas.Message | Tree | None, subresource: str, has_status: bool) -> _Node:
     """Of a whole object. The message is kept beside it, so that its id stays its own."""
+    if isinstance(message, Tree):
+        return message.root(subresource, has_status)
     key = (id(message), subresource, has_status)
     found = _roots.get(key)
     if found is None:
-        metadata = _Node(
-            _STRUCT,
-            message=schemas.message(_PREFIX + "ObjectMeta"),
-            overrides=dict.fromkeys(_SERVER_FIELDS, _IGNORED),
-        )
-        metadata.present = True
-        overrides = {"apiVersion": _IGNORED, "kind": _IGNORED, "metadata": metadata}
-        if has_status:
-            overrides["spec" if subresource == "status" else "status"] = _ELSEWHERE
-        root = _Node(_STRUCT, message=message, overrides=overrides)
+        root = _Node(_STRUCT, message=message, overrides=_common(subresource, has_status))
         found = _roots[key] = (message, root)
     return found[1]
 
@@ -603,7 +666,7 @@ def track(
     api_version: str,
     time: str,
     subresource: str,
-    message: schemas.Message | None,
+    message: schemas.Message | Tree | None,
     *,
     has_status: bool = True,
 ) -> list[Entry]:
@@ -666,7 +729,7 @@ def apply(
     api_version: str,
     time: str,
     subresource: str,
-    message: schemas.Message | None,
+    message: schemas.Message | Tree | None,
     *,
     has_status: bool = True,
 ) -> Object:

@@ -7,6 +7,7 @@ who is not of the system does not see what belongs to the whole cluster. Our own
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from importlib import metadata
 from typing import Any, NamedTuple
@@ -51,12 +52,15 @@ def answer_of(resource: Resource, subresource: str) -> Answer:
     return SUBRESOURCE_KINDS.get(subresource, own)
 
 
-def document(path: str, accept_aggregated: str = "", system: bool = True) -> Document | None:
+def document(
+    path: str, accept_aggregated: str = "", system: bool = True, custom: Sequence[Resource] = ()
+) -> Document | None:
     """The document at a path, None if there is none.
 
     accept_aggregated: `v2`, `v2beta1` or empty; counts for /api and /apis only.
+    custom: what the tenant defined, in the versions that it serves.
     """
-    resources = _visible(system)
+    resources = _visible(system, custom)
     match path.strip("/").split("/"):
         case ["api"] if accept_aggregated:
             return _aggregated(accept_aggregated, [r for r in resources if not r.group])
@@ -65,7 +69,10 @@ def document(path: str, accept_aggregated: str = "", system: bool = True) -> Doc
         case ["api"]:
             return {"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []}
         case ["apis"]:
-            groups = [_group(name, resources) for name in _groups(resources) if name]
+            named: dict[str, list[Resource]] = {}
+            for resource in resources:
+                named.setdefault(resource.group, []).append(resource)
+            groups = [_group(name, rows) for name, rows in named.items() if name]
             return {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}
         case ["apis", name] if name in _groups(resources):
             return {"kind": "APIGroup", "apiVersion": "v1", **_group(name, resources)}
@@ -97,8 +104,8 @@ def version_document() -> Document:
     }
 
 
-def _visible(system: bool) -> list[Resource]:
-    return [r for r in (*RESOURCES, *OLDER) if system or r.tenanted]
+def _visible(system: bool, custom: Sequence[Resource]) -> list[Resource]:
+    return [r for r in (*RESOURCES, *OLDER, *custom) if system or r.tenanted]
 
 
 def _groups(resources: list[Resource]) -> list[str]:
@@ -155,6 +162,9 @@ def _in_version(group: str, version: str, resources: list[Resource]) -> list[Res
 
 
 def _aggregated(form: str, resources: list[Resource]) -> Document:
+    groups: dict[str, dict[str, list[Resource]]] = {}
+    for resource in resources:
+        groups.setdefault(resource.group, {}).setdefault(resource.version, []).append(resource)
     return {
         "kind": "APIGroupDiscoveryList",
         "apiVersion": f"apidiscovery.k8s.io/{form}",
@@ -166,15 +176,14 @@ def _aggregated(form: str, resources: list[Resource]) -> Document:
                     {
                         "version": version,
                         "resources": [
-                            _aggregated_row(resource)
-                            for resource in _in_version(group, version, resources)
+                            _aggregated_row(row) for row in sorted(rows, key=lambda r: r.plural)
                         ],
                         "freshness": "Current",
                     }
-                    for version in _versions(group, resources)
+                    for version, rows in versions.items()
                 ],
             }
-            for group in _groups(resources)
+            for group, versions in groups.items()
         ],
     }
 

@@ -41,6 +41,11 @@ def is_dns_label(text: str) -> bool:
     return _LABEL.fullmatch(text) is not None
 
 
+def is_subdomain(text: str) -> bool:
+    """RFC 1123 subdomain: labels with dots between them."""
+    return len(text) <= 253 and _SUBDOMAIN.fullmatch(text) is not None
+
+
 def is_path_segment(text: str) -> bool:
     """Safe as one segment of a URL or of a key: not empty, no slash or NUL, not `.` or `..`."""
     return bool(text) and text not in (".", "..") and not any(c in text for c in "/%\0")

@@ -12,7 +12,7 @@ from enum import StrEnum
 from functools import partial
 from typing import Any
 
-from arktos_ray.api import forms
+from arktos_ray.api import forms, old_definitions
 
 STANDARD_VERBS = (
     "create", "delete", "deletecollection", "get", "list", "patch", "update", "watch",
@@ -72,6 +72,8 @@ class Resource:
     virtual: bool = False
     # None: objects are stored as this version says.
     form: Form | None = None
+    # What a definition says of its kind (api/custom); None: the kind is one of this table.
+    custom: Any = None
 
     @property
     def api_version(self) -> str:
@@ -104,6 +106,8 @@ _EXTENSIONS = "k8s.io.api.extensions.v1beta1."
 _RBAC = "k8s.io.api.rbac.v1."
 RBAC = "rbac.authorization.k8s.io"
 _AUTHORIZATION = "authorization.k8s.io"
+_APIEXTENSIONS = "apiextensions.k8s.io"
+DEFINITIONS = f"customresourcedefinitions.{_APIEXTENSIONS}"
 
 
 def _v1(scope: Scope, group: str, plural: str, kind: str, schema: str, **more: object) -> Resource:
@@ -121,6 +125,16 @@ def _v1(scope: Scope, group: str, plural: str, kind: str, schema: str, **more: o
 
 _namespaced = partial(_v1, Scope.NAMESPACED)
 _tenant_scoped = partial(_v1, Scope.TENANT)
+
+
+def _definitions(version: str, form: Form | None = None) -> Resource:
+    return Resource(
+        _APIEXTENSIONS, version, "customresourcedefinitions", "CustomResourceDefinition",
+        "customresourcedefinition", Scope.TENANT,
+        f"k8s.io.apiextensions_apiserver.pkg.apis.apiextensions.{version}.CustomResourceDefinition",
+        short_names=("crd", "crds"), categories=() if form else ("api-extensions",),
+        subresources={"status": _STATUS}, has_generation=True, form=form,
+    )  # fmt: skip
 
 
 RESOURCES: tuple[Resource, ...] = (
@@ -197,6 +211,7 @@ RESOURCES: tuple[Resource, ...] = (
     _tenant_scoped(
         RBAC, "clusterrolebindings", "ClusterRoleBinding", _RBAC + "ClusterRoleBinding"
     ),
+    _definitions("v1"),
     _namespaced(
         _AUTHORIZATION, "localsubjectaccessreviews", "LocalSubjectAccessReview",
         "k8s.io.api.authorization.v1.LocalSubjectAccessReview", verbs=("create",), virtual=True,
@@ -287,15 +302,22 @@ OLDER: tuple[Resource, ...] = (
         )
         for kind in ("SelfSubjectReview", "TokenReview")
     ],
+    _definitions(
+        "v1beta1",
+        Form(
+            DEFINITIONS, f"{_APIEXTENSIONS}/v1", old_definitions.from_v1, old_definitions.to_v1
+        ),
+    ),
 )  # fmt: skip
 
 BY_PATH: dict[tuple[str, str, str], Resource] = {
     (r.group, r.version, r.plural): r for r in (*RESOURCES, *OLDER)
 }
-BY_KIND: dict[tuple[str, str], Resource] = {
-    (r.api_version, r.kind): r for r in (*RESOURCES, *OLDER)
-}
 BY_GVR: dict[str, Resource] = _STORED
+# Of an older version it is the row that is stored.
+BY_KIND: dict[tuple[str, str], Resource] = {
+    (r.api_version, r.kind): BY_GVR[r.gvr] for r in (*RESOURCES, *OLDER)
+}
 BY_VERSION: dict[tuple[str, str], Resource] = {(r.gvr, r.api_version): r for r in OLDER}
 VOLATILE: frozenset[str] = frozenset(r.gvr for r in RESOURCES if not r.durable)
 

@@ -26,12 +26,24 @@ _SHOWN_MAX = 3  # addresses and ports before `+ 2 more...`
 
 def columns(resource: scheme.Resource) -> list[dict[str, Any]]:
     """columnDefinitions, in the order of `row`."""
+    own = getattr(resource.custom, "columns", None)
+    if own is not None:
+        found: list[dict[str, Any]] = own.definitions
+        return found
     return _COLUMNS.get(resource.gvr, _GENERIC_COLUMNS)
 
 
 def row(resource: scheme.Resource, obj: Object, now: float) -> Cells:
     """The cells of one object; `now` in seconds since 1970."""
-    return _ROWS.get(resource.gvr, _generic)(obj, now)
+    return _row_of(resource)(obj, now)
+
+
+def _row_of(resource: scheme.Resource) -> Callable[[Object, float], Cells]:
+    own = getattr(resource.custom, "columns", None)
+    if own is not None:
+        found: Callable[[Object, float], Cells] = own.row
+        return found
+    return _ROWS.get(resource.gvr, _generic)
 
 
 def table(
@@ -71,7 +83,7 @@ def head(
 def rows(
     resource: scheme.Resource, items: Iterable[bytes], now: float, include_object: str, version: str
 ) -> list[bytes]:
-    cells = _ROWS.get(resource.gvr, _generic)
+    cells = _row_of(resource)
     api_version = f"meta.k8s.io/{version}"
     is_pod = resource.gvr == "pods"
     rendered = []
@@ -133,7 +145,7 @@ def _two(large: int, unit: str, small: int, subunit: str) -> str:
     return f"{large}{unit}{small}{subunit}" if small else f"{large}{unit}"
 
 
-def _since(timestamp: str | None, now: float) -> str:
+def since(timestamp: str | None, now: float) -> str:
     if not timestamp:
         return UNKNOWN
     try:
@@ -143,7 +155,7 @@ def _since(timestamp: str | None, now: float) -> str:
 
 
 def _age(obj: Object, now: float) -> str:
-    return _since(obj["metadata"].get("creationTimestamp"), now)
+    return since(obj["metadata"].get("creationTimestamp"), now)
 
 
 # --- text -----------------------------------------------------------------------------------------
@@ -260,7 +272,7 @@ def _pod(obj: Object, now: float) -> Cells:
             reason = "Unknown"
         elif phase not in ("Succeeded", "Failed"):
             reason = "Terminating"
-    restarted = f"{restarts} ({_since(last, now)} ago)" if restarts and last else str(restarts)
+    restarted = f"{restarts} ({since(last, now)} ago)" if restarts and last else str(restarts)
 
     addresses = status.get("podIPs")
     address = addresses[0].get("ip") if addresses else status.get("podIP")
@@ -270,7 +282,7 @@ def _pod(obj: Object, now: float) -> Cells:
         f"{ready}/{total}",
         reason,
         restarted,
-        _since(meta.get("creationTimestamp"), now),
+        since(meta.get("creationTimestamp"), now),
         address or NONE,
         spec.get("nodeName") or NONE,
         status.get("nominatedNodeName") or NONE,
@@ -542,12 +554,12 @@ def _event(obj: Object, now: float) -> Cells:
     if "regarding" in obj:
         obj = forms.event_to_stored(obj)
     subject, source = obj.get("involvedObject") or {}, obj.get("source") or {}
-    first = _since(obj.get("firstTimestamp") or obj.get("eventTime"), now)
-    last = _since(obj["lastTimestamp"], now) if obj.get("lastTimestamp") else first
+    first = since(obj.get("firstTimestamp") or obj.get("eventTime"), now)
+    last = since(obj["lastTimestamp"], now) if obj.get("lastTimestamp") else first
     count = obj.get("count") or 1
     series = obj.get("series")
     if series:
-        last, count = _since(series.get("lastObservedTime"), now), series.get("count") or 0
+        last, count = since(series.get("lastObservedTime"), now), series.get("count") or 0
     kind, name = (subject.get("kind") or "").lower(), subject.get("name")
     component = source.get("component") or obj.get("reportingComponent")
     host = source.get("host") or obj.get("reportingInstance")
@@ -663,6 +675,7 @@ _COLUMNS: dict[str, list[dict[str, Any]]] = {
     "controllerrevisions.apps": _define("Name", "Controller", "Revision", "Age"),
     "leases.coordination.k8s.io": _define("Name", "Holder", "Age"),
     "endpointslices.discovery.k8s.io": _define("Name", "AddressType", "Ports", "Endpoints", "Age"),
+    scheme.DEFINITIONS: _define("Name", "Created At:date"),
     f"rolebindings.{scheme.RBAC}": _BINDING_COLUMNS,
     f"clusterrolebindings.{scheme.RBAC}": _BINDING_COLUMNS,
 }  # fmt: skip

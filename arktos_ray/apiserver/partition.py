@@ -14,8 +14,9 @@ import orjson
 from arktos_ray.api import apply, codec, errors, kinds, schemas, scheme
 from arktos_ray.api.calls import Call, Reply
 from arktos_ray.api.names import SYSTEM_TENANT, Key
-from arktos_ray.api.scheme import Resource
+from arktos_ray.api.scheme import DEFINITIONS, Resource
 from arktos_ray.apiserver.admission.namespace import check_exists as check_tenant_exists
+from arktos_ray.apiserver.customs import Customs
 from arktos_ray.apiserver.gate import Gate
 from arktos_ray.apiserver.quotas import Quotas
 from arktos_ray.apiserver.rights import RightsOfTenants
@@ -45,6 +46,7 @@ class Partition:
     gate: Gate = field(init=False)
     rights: RightsOfTenants = field(init=False)
     quotas: Quotas = field(init=False)
+    customs: Customs = field(init=False)
     # Of the topology that this partition knows: tenants are made by no older one.
     topology_version: int = 0
     draining: bool = False  # then it takes no new tenants, or nodes
@@ -61,6 +63,7 @@ class Partition:
         self.gate = Gate(self.store)
         self.rights = RightsOfTenants(self.store)
         self.quotas = Quotas(self.store, self.turns, self.clock)
+        self.customs = Customs(self.store)
 
     def now(self) -> str:
         """The whole second, as objects have it."""
@@ -70,6 +73,11 @@ class Partition:
         return self._now
 
     # Finding things
+
+    def resource_of(self, call: Call) -> Resource:
+        """The row of a call, in the version that it speaks. Perhaps nobody defined it."""
+        found = scheme.spoken(call.gvr, call.version)
+        return found if found is not None else self.customs.resource_of(call)
 
     def latest(self, resource: Resource, call: Call) -> Record:
         """The newest record that the call names, for a writer. Raises NotFound."""
@@ -134,6 +142,9 @@ class Partition:
     def remove(self, resource: Resource, key: Key, obj: Object) -> Record:
         record = self.store.delete(resource.gvr, key.path(), obj)
         self.quotas.removed(resource.gvr, key)
+        if resource.gvr == DEFINITIONS:
+            for other in self.customs.waiting_for(obj, self.now()):
+                self.store.put(resource.gvr, key_in(resource, other).path(), other)
         return record
 
 
@@ -158,13 +169,6 @@ def key_of(call: Call) -> Key:
 def key_in(resource: Resource, obj: Object) -> Key:
     meta = obj["metadata"]
     return Key(meta.get("tenant", ""), meta.get("namespace", ""), meta["name"])
-
-
-def resource_of(call: Call) -> Resource:
-    found = scheme.spoken(call.gvr, call.version)
-    if found is None:
-        raise errors.NotFound("the server could not find the requested resource")
-    return found
 
 
 def not_found(resource: Resource, name: str) -> errors.NotFound:
@@ -244,12 +248,21 @@ def track(
         after = form.from_stored(copied(new))
     managed = apply.track(
         before, after, manager_of(call), "Update", resource.api_version, partition.now(),
-        call.subresource, schemas.message(resource.schema),
+        call.subresource, walked(resource),
+        has_status=resource.custom is None or "status" in resource.subresources,
     )  # fmt: skip
     if managed:
         new["metadata"]["managedFields"] = managed
     else:
         new["metadata"].pop("managedFields", None)
+
+
+def walked(resource: Resource) -> schemas.Message | apply.Tree:
+    """How field ownership goes through objects of this resource."""
+    if resource.custom is None:
+        return schemas.message(resource.schema)
+    tree: apply.Tree = resource.custom.tree
+    return tree
 
 
 def body_of(call: Call, resource: Resource) -> tuple[Object, tuple[str, ...]]:

@@ -16,11 +16,12 @@ import orjson
 
 from arktos_ray.api import errors
 from arktos_ray.api.calls import Call, Reply, User, WatchEvent
+from arktos_ray.api.custom import UNKNOWN
 from arktos_ray.api.errors import Failure
 from arktos_ray.api.names import ALL_TENANTS
 from arktos_ray.api.scheme import Resource
 from arktos_ray.apiserver import authz
-from arktos_ray.apiserver.partition import Partition, resource_of
+from arktos_ray.apiserver.partition import Partition
 from arktos_ray.apiserver.subresources.binding import bind, evict
 from arktos_ray.apiserver.subresources.finalize import finalize
 from arktos_ray.apiserver.subresources.scale import get_scale, update_scale
@@ -122,16 +123,28 @@ class Server:
         wrote.clear()
 
     async def _one(self, call: Call) -> Reply:
-        resource = resource_of(call)
+        resource = self.partition.resource_of(call)
         authz.authorize(self.partition.rights, call, resource)
         if call.verb == "list":
+            if resource.custom is not None:
+                self._check_custom(call, resource)
             return await list_objects(self.partition, call, resource)
         if call.tenant == ALL_TENANTS and resource.tenanted:
             raise errors.BadRequest('the tenant "all" is for list and watch only')
         self.partition.gate.check(call)
+        if resource.custom is not None:
+            self.partition.customs.check(call, resource)
         verb = self._verb(call, resource)
         reply = verb(self.partition, call, resource)
+        if resource.custom is not None:
+            reply = _warned(reply, resource)
         return reply if resource.form is None else _spoken(reply, resource)
+
+    def _check_custom(self, call: Call, resource: Resource) -> None:
+        if call.tenant not in ("", ALL_TENANTS):
+            # Where the tenant is, its definitions are.
+            self.partition.gate.check(call)
+        self.partition.customs.check(call, resource)
 
     def _verb(self, call: Call, resource: Resource) -> Verb:
         if call.subresource:
@@ -147,8 +160,10 @@ class Server:
         return review if resource.virtual else _VERBS[call.verb]
 
     async def watch(self, call: Call) -> AsyncIterator[list[WatchEvent]]:
-        resource = resource_of(call)
+        resource = self.partition.resource_of(call)
         authz.authorize(self.partition.rights, call, resource)
+        if resource.custom is not None:
+            self._check_custom(call, resource)
         watch = Watch(self.partition, call, resource)
         self._watches[watch] = None
         judged: dict[Watch | Guard, None] = {}
@@ -164,11 +179,11 @@ class Server:
             judged.pop(watch, None)
 
     def allows(self, call: Call) -> bool:
-        return authz.allowed(self.partition.rights, call, resource_of(call))
+        return authz.allowed(self.partition.rights, call, self.partition.resource_of(call))
 
     def granted(self, call: Call, verbs: Sequence[str]) -> list[str]:
         """What a user of our own may elsewhere. Raises Forbidden."""
-        return authz.granted(self.partition.rights, call, resource_of(call), verbs)
+        return authz.granted(self.partition.rights, call, self.partition.resource_of(call), verbs)
 
     def may(self, user: User, asks: Sequence[Sequence[str]]) -> list[bool]:
         """asks: [verb, group, resource, subresource, namespace, name, path], for an ingress; none
@@ -179,7 +194,7 @@ class Server:
 
     async def remains(self, call: Call) -> AsyncIterator[bool]:
         """True, once; and the end, as Forbidden, when the right is withdrawn."""
-        resource = resource_of(call)
+        resource = self.partition.resource_of(call)
         authz.authorize(self.partition.rights, call, resource)
         guard = Guard(self.partition, call, resource)
         judged = self._judged.setdefault(call.user.tenant, {})
@@ -225,12 +240,18 @@ class Server:
         }
 
 
+def _warned(reply: Reply, resource: Resource) -> Reply:
+    warning = "" if resource.custom is UNKNOWN else resource.custom.warning
+    return Reply(reply.code, reply.body, (*reply.warnings, warning)) if warning else reply
+
+
 def _spoken(reply: Reply, resource: Resource) -> Reply:
     """An answer that is one object, in the version that was asked for. Lists are already."""
     form = resource.form
     assert form is not None
     obj = orjson.loads(reply.body)
-    if (obj.get("apiVersion"), obj.get("kind")) != (form.api_version, resource.kind):
+    group = form.api_version.rpartition("/")[0]
+    if obj.get("kind") != resource.kind or obj["apiVersion"].rpartition("/")[0] != group:
         return reply
     return Reply(reply.code, orjson.dumps(form.from_stored(obj)), reply.warnings)
 

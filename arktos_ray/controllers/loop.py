@@ -210,7 +210,7 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """A partition of the other kind: the RPs of a TP, or the TPs of an RP."""
+    """Another partition: the RPs of a TP, or the TPs of an RP; or one of the same kind."""
 
     client: Client
     informers: Informers
@@ -229,6 +229,8 @@ class Parts:
     tasks: Tasks
     range: Range = Range()
     ca: str = ""  # by which clients know the API, PEM
+    # All partitions of our own kind, ours among them.
+    siblings: Sequence[Neighbour] = ()
 
 
 class Controller:

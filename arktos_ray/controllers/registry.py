@@ -17,6 +17,7 @@ from arktos_ray.base.tasks import Tasks
 from arktos_ray.client.informer import Informers
 from arktos_ray.client.port import Client
 from arktos_ray.controllers.clusterroleaggregation.controller import ClusterRoleAggregation
+from arktos_ray.controllers.customresources.controller import CustomResources
 from arktos_ray.controllers.deployment.controller import Deployments
 from arktos_ray.controllers.endpoints.controller import Endpoints
 from arktos_ray.controllers.garbage.controller import Garbage
@@ -50,6 +51,7 @@ CONTROLLERS: tuple[Row, ...] = (
     Row("endpoint", Home.TENANT_PARTITION, True, Endpoints),
     Row("garbagecollector", Home.TENANT_PARTITION, False, Garbage),
     Row("clusterrole-aggregation", Home.TENANT_PARTITION, False, ClusterRoleAggregation),
+    Row("customresource-cleanup", Home.TENANT_PARTITION, False, CustomResources),
     Row("podgc", Home.TENANT_PARTITION, False, PodGc),
     Row("nodelifecycle", Home.RESOURCE_PARTITION, False, NodeLifecycle),
 )
@@ -108,7 +110,7 @@ class Controllers:
         own = self._known[home][name]
         parts = Parts(
             own.client, own.informers, self._seen[_OTHER[home]], self._clock, self._ids,
-            self._tasks_of[name], self._range, self._ca,
+            self._tasks_of[name], self._range, self._ca, self._seen[home],
         )  # fmt: skip
         for row in CONTROLLERS:
             wanted = row.name not in self._skip and (row.sharded or self._range.low == 0)

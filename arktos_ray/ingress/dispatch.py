@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from arktos_ray.api import errors, list_options, scheme
+from arktos_ray.api import custom, errors, list_options, scheme
 from arktos_ray.api.calls import BOOKMARK, Call, Peer, Reply, User, WatchEvent
 from arktos_ray.api.names import SYSTEM_TENANT
 from arktos_ray.base.bounded import Bounded, Closed
@@ -56,8 +56,7 @@ async def closing(iterator: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]
 
 def _resource(call: Call) -> scheme.Resource:
     found = scheme.spoken(call.gvr, call.version)
-    assert found is not None, "routes.py knew it"
-    return found
+    return custom.unknown(call.gvr, call.version) if found is None else found
 
 
 async def ask(
@@ -160,6 +159,28 @@ class Dispatcher:
                 return answers
             except errors.Moved as failure:
                 partition = await self._whereto(partition, failure)
+
+    async def kinds(
+        self, tenant: str, have: str, with_schemas: bool
+    ) -> tuple[str, list[list[Any]] | None]:
+        """What kinds the tenant defined, unless they are those that the stamp `have` is of."""
+        loop = asyncio.get_running_loop()
+        patient_until = loop.time() + self._limits.restart_s - self._limits.restart_pause_s
+        partition = self._upstream.owner_of(tenant)
+        while True:
+            try:
+                async with asyncio.timeout(self._limits.call_s):
+                    peer = self._upstream.peer(partition)
+                    stamp, rows = await peer.request("kinds", [tenant, have, with_schemas])
+                    return stamp, rows
+            except errors.Moved as failure:
+                partition = await self._whereto(partition, failure)
+            except errors.Unavailable:
+                if loop.time() > patient_until:
+                    raise
+                await asyncio.sleep(self._limits.restart_pause_s)
+            except TimeoutError:
+                raise errors.Timeout(f"{partition} did not answer in time") from None
 
     async def _guarded(self, call: Call) -> AsyncIterator[list[WatchEvent]]:
         """A watch that ends when the partition of its user withdraws the right to it."""

@@ -83,6 +83,8 @@ class Metrics(Collector):
 
     def count(self, verb: str, gvr: str, subresource: str, code: int, seconds: float) -> None:
         """gvr and subresource must be of a routed call, or empty."""
+        if gvr and gvr not in scheme.BY_GVR:
+            gvr = _CUSTOM  # Whatever clients write there: names without number.
         requests, key = self._requests, (verb, gvr, subresource, code)
         requests[key] = requests.get(key, 0) + 1
         if verb == "watch":
@@ -134,9 +136,12 @@ class Metrics(Collector):
         return encoder(self._registry), content_type
 
 
+_CUSTOM = "customresources"
+
+
 def _labels(verb: str, gvr: str, subresource: str) -> tuple[str, str, str, str, str]:
     resource = scheme.BY_GVR.get(gvr)
     group, version, plural = (
-        (resource.group, resource.version, resource.plural) if resource else ("", "", "")
+        (resource.group, resource.version, resource.plural) if resource else ("", "", gvr)
     )
     return (_VERBS.get(verb, verb.upper()), group, version, plural, subresource)

@@ -14,7 +14,14 @@ from urllib.parse import unquote, unquote_plus
 
 from arktos_ray.api import errors, scheme
 from arktos_ray.api.calls import Call, User
-from arktos_ray.api.names import ALL_TENANTS, SYSTEM_TENANT, is_dns_label, is_path_segment
+from arktos_ray.api.custom import CUSTOM_SUBRESOURCES
+from arktos_ray.api.names import (
+    ALL_TENANTS,
+    SYSTEM_TENANT,
+    is_dns_label,
+    is_path_segment,
+    is_subdomain,
+)
 
 # Everything else in a query is dropped, as upstream ignores it; so no client reaches the options
 # that our own parts send each other (`advance`, `progress`, `_table`).
@@ -27,6 +34,8 @@ OPTIONS = frozenset((
     "sendInitialEvents", "sinceSeconds", "sinceTime", "stream", "tailLines", "timeout",
     "timeoutSeconds", "timestamps", "watch",
 ))  # fmt: skip
+# Discovery may say whose in its query (spec/multitenancy.md 3.3).
+_ASKED_FOR = frozenset(("tenant",))
 _QUERY_FIELDS_MAX = 64
 _VERB_OF_OBJECT = {"GET": "get", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 _VERB_OF_COLLECTION = {"GET": "list", "POST": "create", "DELETE": "deletecollection"}
@@ -42,7 +51,7 @@ class Local:
     """A path that names no object: discovery, health, metrics, our own endpoints."""
 
     path: str  # starts with a slash, ends without one
-    tenant: str  # of the /t/<tenant> prefix, or empty
+    tenant: str  # of the /t/<tenant> prefix, or of the query, or empty
     query: dict[str, str]
 
 
@@ -67,6 +76,10 @@ def route(method: str, path: str, query: str, user: User) -> Call | Local:
     elif segments[0] == "apis" and len(segments) > 3:
         group, version, rest = segments[1], segments[2], segments[3:]
     else:
+        if not tenant and "tenant" in query:
+            tenant = _query(query, _ASKED_FOR).get("tenant", "")
+            if tenant and not is_dns_label(tenant):
+                raise errors.BadRequest(f"tenant: {tenant!r} cannot be the name of a tenant")
         return Local("/" + "/".join(segments), tenant, options)
     return _resource(method, group, version, rest, tenant, options, user)
 
@@ -107,7 +120,7 @@ def _resource(
     _check_boundary(call, group, resource)
 
     if resource is None:
-        raise not_found()
+        return _custom(call, group, version, rest, watch_form)
     call.gvr = resource.gvr
     if resource.form is not None:
         call.version = resource.api_version
@@ -134,14 +147,38 @@ def _resource(
         verbs = resource.verbs
     if verb not in verbs:
         raise not_allowed()
+    return _collected(call, watch_form)
+
+
+def _collected(call: Call, watch_form: bool) -> Call:
+    name, options = call.name, call.options
     if watch_form and name:
         only = f"metadata.name={name}"
         selector = options.get("fieldSelector")
         options["fieldSelector"] = f"{selector},{only}" if selector else only
         call.name = ""
-    if call.tenant == ALL_TENANTS and (verb not in _ACROSS or name):
+    if call.tenant == ALL_TENANTS and (call.verb not in _ACROSS or name):
         raise errors.BadRequest("all tenants at once: only lists and watches are possible")
     return call
+
+
+def _custom(call: Call, group: str, version: str, rest: list[str], watch_form: bool) -> Call:
+    """No kind of ours, perhaps one that the tenant defined: its partition knows. By structure
+    alone, so that what is refused here is refused in the same words whatever there is."""
+    plural = rest[0]
+    if "." not in group or not is_subdomain(group) or not is_dns_label(plural) or len(rest) > 3:
+        raise not_found()
+    if not is_dns_label(version):
+        raise not_found()
+    if call.subresource and call.subresource not in CUSTOM_SUBRESOURCES:
+        raise not_found()
+    verbs: tuple[str, ...] = scheme.STANDARD_VERBS
+    if call.subresource:
+        verbs = CUSTOM_SUBRESOURCES[call.subresource]
+    if call.verb not in verbs:
+        raise not_allowed()
+    call.gvr, call.version = f"{plural}.{group}", f"{group}/{version}"
+    return _collected(call, watch_form)
 
 
 def _check_boundary(call: Call, group: str, resource: scheme.Resource | None) -> None:
@@ -223,14 +260,14 @@ def _segments(path: str) -> list[str]:
     return segments
 
 
-def _query(query: str) -> dict[str, str]:
+def _query(query: str, known: frozenset[str] = OPTIONS) -> dict[str, str]:
     pairs = query.split("&")
     if len(pairs) > _QUERY_FIELDS_MAX:
         raise errors.BadRequest("the query has too many fields")
     options: dict[str, str] = {}
     for pair in pairs:
         key, _, value = pair.partition("=")
-        if key in OPTIONS and key not in options:  # The first one counts, as upstream.
+        if key in known and key not in options:  # The first one counts, as upstream.
             if "%" in value or "+" in value:
                 try:
                     value = unquote_plus(value, errors="strict")

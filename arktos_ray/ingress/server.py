@@ -12,6 +12,7 @@ import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from email.utils import formatdate
+from functools import partial
 from typing import Any
 
 import orjson
@@ -719,9 +720,12 @@ class Ingress:
         view = local.tenant or user.tenant
         if user.tenant not in (SYSTEM_TENANT, view):
             raise routes.forbidden_path(user, request.method, path)
+        kinds = await self._documents.kinds(
+            view, path, partial(self._dispatcher.kinds, view)
+        )  # fmt: skip
         page = self._documents.page(
             path, request.headers.get("Accept", ""), request.headers.get("If-None-Match", ""),
-            system=view == SYSTEM_TENANT,
+            system=view == SYSTEM_TENANT, kinds=kinds,
         )  # fmt: skip
         body = page.body
         if page.content_type == http1.JSON and http1.wants_pretty(

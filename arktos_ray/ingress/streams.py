@@ -14,6 +14,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Any
 
+import orjson
+
 from arktos_ray.api import errors, scheme
 from arktos_ray.api.calls import BOOKMARK, Call, WatchEvent
 from arktos_ray.base.clock import Clock
@@ -128,8 +130,9 @@ class Fanout:
         start: int, bookmarks: bool,
     ) -> None:  # fmt: skip
         resource = scheme.spoken(call.gvr, call.version)
-        assert resource is not None, "routes.py knew it"
-        self._resource = resource
+        # Of a kind that a tenant defined it is in the first thing that the partition says.
+        self._identity = (resource.kind, resource.api_version) if resource else None
+        self._gvr = call.gvr
         self._form, self._events = form, events
         self._limits, self._on_close = limits, on_close
         self.partitions, self.bookmarks = partitions, bookmarks
@@ -162,7 +165,7 @@ class Fanout:
             self.failure = failure
             last = http1.error_line(failure)
         except Exception:
-            log.exception("a watch of %s failed", self._resource.gvr)
+            log.exception("a watch of %s failed", self._gvr)
             self.failure = errors.Internal("the watch failed")
             last = http1.error_line(self.failure)
         finally:
@@ -226,6 +229,8 @@ class Fanout:
     def _deliver(self, batch: list[WatchEvent]) -> None:
         seen = self._position if self._settled else 0  # by everybody who listens
         lines: list[tuple[int, bytes]] = []
+        if self._identity is None:
+            self._identity = next(filter(None, map(_identity, batch)), None)
         for event in batch:
             revision = event.revision
             if event.type == BOOKMARK:
@@ -282,9 +287,8 @@ class Fanout:
 
     def _bookmark(self, revision: int, *, initial_end: bool) -> bytes:
         return http1.bookmark_line(
-            self._resource.kind, self._resource.api_version, self._form, revision,
-            initial_end=initial_end,
-        )  # fmt: skip
+            *(self._identity or ("", "")), self._form, revision, initial_end=initial_end
+        )
 
     def _trim(self) -> None:
         if not self._watchers:
@@ -299,6 +303,13 @@ class Fanout:
         if not self.closed:
             self.closed = True
             self._on_close(self)
+
+
+def _identity(event: WatchEvent) -> tuple[str, str] | None:
+    if not event.body:
+        return None
+    obj = orjson.loads(event.body)
+    return obj.get("kind", ""), obj.get("apiVersion", "")
 
 
 def _framed(lines: list[bytes], websocket: bool) -> bytes:

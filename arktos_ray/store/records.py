@@ -90,7 +90,12 @@ def _record(revision: int, path: str, body: bytes, obj: dict[str, Any], deleted:
     node = spec.get("nodeName", "") if type(spec) is dict else ""
     phase = status.get("phase", "") if type(status) is dict else ""
     labels = _interned_labels(labels) if labels else _NO_LABELS
-    return Record(revision, path, body, labels, node or "", phase or "", deleted)
+    # What a custom object has there may be anything.
+    if type(node) is not str:
+        node = ""
+    if type(phase) is not str:
+        phase = ""
+    return Record(revision, path, body, labels, node, phase, deleted)
 
 
 def _interned_labels(labels: Mapping[str, str]) -> Mapping[str, str]:

@@ -604,6 +604,14 @@ class Store:
     def counts(self) -> dict[str, int]:
         return {gvr: len(t) for gvr, t in self._tables.items() if len(t) and gvr != MOVES}
 
+    def holds(self, prefix: str) -> list[str]:
+        """The resources that have objects there."""
+        return [
+            gvr
+            for gvr, t in self._tables.items()
+            if gvr != MOVES and any(True for _ in t.paths(prefix))
+        ]
+
     async def reach(self, revision: int) -> None:
         """Wait until the state at `revision` is settled: nothing at or below it is to come.
 

@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 
 import pytest
 from isolation import Pair, Place, Request, World, pairs
-from livekit import Cluster, Http, Say
+from livekit import Cluster, Http, Say, until
 from test_tenancy import NAMESPACED, body_of, collection
 
 from arktos_ray.api import scheme
+from arktos_ray.api.scheme import Resource, Scope
 
 pytestmark = pytest.mark.live
 
@@ -99,6 +100,31 @@ class Tally(NamedTuple):
     wrong: list[str]
 
 
+WIDGETS = Resource(
+    "treasures.example.com", "v1", "widgets", "Widget", "widget", Scope.NAMESPACED, "",
+    subresources={"status": ("get", "patch", "update")},
+)  # fmt: skip
+
+
+def define(http: Http) -> None:
+    names = {"plural": WIDGETS.plural, "kind": WIDGETS.kind}
+    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    version = {
+        "name": "v1", "served": True, "storage": True, "subresources": {"status": {}},
+        "schema": {"openAPIV3Schema": schema},
+    }  # fmt: skip
+    http.post(
+        "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
+        {
+            "metadata": {"name": f"{WIDGETS.plural}.{WIDGETS.group}"},
+            "spec": {
+                "group": WIDGETS.group, "scope": "Namespaced", "names": names,
+                "versions": [version],
+            },
+        },
+    )  # fmt: skip
+
+
 def told(seen: Seen) -> Seen:
     """A busy server may begin to answer a watch before it knows that it refuses it."""
     if seen.code != 200 or not seen.body.startswith(b'{"type":"ERROR"'):
@@ -171,6 +197,10 @@ def test_nobody_learns_what_is_in_another_tenant(cluster: Cluster, say: Say) -> 
         path = collection(resource, namespace="cellarn7")
         victim.post(path, body)
         before[resource.gvr] = [o["metadata"]["uid"] for o in victim.get(path)["items"]]
+    # A kind that only the victim defined: whether there is one is nobody's business either.
+    define(victim)
+    until(lambda: victim("GET", collection(WIDGETS, namespace="cellarn7")).code == 200)
+    victim.post(collection(WIDGETS, namespace="cellarn7"), body_of(WIDGETS, "jewelo7"))
     jewel = victim.get("/api/v1/namespaces/cellarn7/configmaps/jewelo7")["metadata"]
     victim.post("/api/v1/namespaces/cellarn7/configmaps", {"metadata": {"name": "more"}})
     page = victim.get("/api/v1/configmaps", limit=1)["metadata"]
@@ -185,7 +215,7 @@ def test_nobody_learns_what_is_in_another_tenant(cluster: Cluster, say: Say) -> 
         "intruder",
         Place(*there, jewel["uid"], token(*there), jewel["resourceVersion"]),
         Place(*absent, str(uuid.UUID(int=7, version=4)), token(*absent), jewel["resourceVersion"]),
-        scheme.RESOURCES,
+        (*scheme.RESOURCES, WIDGETS),
     )
     tally = Tally({}, [])
     asyncio.run(attack(world, [intruder, person], tally, say))

@@ -215,7 +215,7 @@ FUNCTIONS["_>=_"] = _comparison(operator.ge)
 def _in(budget: Budget, value: Any, whole: Any) -> bool:
     kind = type(whole)
     if kind is list:
-        budget.charge(len(whole))
+        budget.charge(1 + len(whole))
         return any(equal(value, item, budget) for item in whole)
     if kind is dict:
         return key_of(value) in whole
@@ -554,7 +554,7 @@ def _matches(budget: Budget, text: Any, pattern: Any) -> bool:
 def _pattern(budget: Budget, text: Any, pattern: Any) -> Any:
     """A regular expression that takes time in proportion to both."""
     _text(budget, text, pattern)
-    budget.charge((len(text) + 16) * (len(pattern) + 16) >> 8)
+    budget.charge(8 + ((len(text) + 16) * (len(pattern) + 16) >> 8))
     try:
         return patterns.compile(pattern)
     except ValueError as error:

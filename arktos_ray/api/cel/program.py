@@ -51,12 +51,19 @@ _KNOWN_NAMES = {"NULL": "null_type", "BOOL": "bool", "INT": "int", "UINT": "uint
 class Program:
     """One expression. `result` is its type: bool, string, list<int>, dyn, ..."""
 
-    __slots__ = ("_run", "cost_min", "expression", "names", "result")
+    __slots__ = ("_run", "cost_min", "expression", "names", "result", "tree")
 
     def __init__(
-        self, expression: str, result: str, run: Closure, cost_min: int, names: frozenset[str]
+        self,
+        expression: str,
+        result: str,
+        tree: ast.Expr,
+        run: Closure,
+        cost_min: int,
+        names: frozenset[str],
     ) -> None:
         self.expression = expression
+        self.tree = tree
         self.result = result
         self.cost_min = cost_min
         self.names = names  # variables that it reads
@@ -111,7 +118,7 @@ def _compile(expression: str, variables: tuple[tuple[str, str], ...]) -> Program
         raise CelError(f"Maximum expression node count exceeded: {NODES_MAX}")
     maker = _Maker(frozenset(name for name, _ in variables))
     run = maker.make(tree, {})
-    return Program(expression, result.lower(), run, nodes, frozenset(maker.read))
+    return Program(expression, result.lower(), tree, run, nodes, frozenset(maker.read))
 
 
 class _Maker:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from arktos_ray.api import scheme
 from arktos_ray.api.kinds.config import ConfigMapRules, SecretRules
+from arktos_ray.api.kinds.definitions import DefinitionRules
 from arktos_ray.api.kinds.generic import Rules
 from arktos_ray.api.kinds.limits import LimitRangeRules, ResourceQuotaRules
 from arktos_ray.api.kinds.nodes import NodeRules
@@ -41,6 +42,7 @@ _CLASSES: dict[str, type[Rules]] = {
     "replicasets.apps": ReplicaSetRules,
     "controllerrevisions.apps": ControllerRevisionRules,
     "leases.coordination.k8s.io": LeaseRules,
+    scheme.DEFINITIONS: DefinitionRules,
     "endpointslices.discovery.k8s.io": EndpointSliceRules,
     f"roles.{scheme.RBAC}": RoleRules,
     f"rolebindings.{scheme.RBAC}": RoleBindingRules,
@@ -51,6 +53,13 @@ _CLASSES: dict[str, type[Rules]] = {
 _RULES: dict[str, Rules] = {
     resource.gvr: _CLASSES.get(resource.gvr, Rules)(resource) for resource in scheme.RESOURCES
 }
+
+
+def rules_of(resource: scheme.Resource) -> Rules:
+    if resource.custom is None:
+        return _RULES[resource.gvr]
+    # Of objects whose definition is gone nobody knows more.
+    return getattr(resource.custom, "rules", None) or Rules(resource)
 
 
 def rules(gvr: str) -> Rules:

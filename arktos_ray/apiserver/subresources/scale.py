@@ -9,6 +9,7 @@ import orjson
 from arktos_ray.api import codec, errors, selectors
 from arktos_ray.api import patch as patches
 from arktos_ray.api.calls import Call, Reply
+from arktos_ray.api.custom import paths
 from arktos_ray.api.scheme import Resource
 from arktos_ray.apiserver.partition import (
     MODIFIED,
@@ -28,18 +29,36 @@ _REPLICAS_MAX = 2**31 - 1
 
 
 def scale_of(resource: Resource, obj: Object) -> Object:
-    meta = obj["metadata"]
-    kept = ("name", "namespace", "tenant", "uid", "hashKey", "resourceVersion",
-            "creationTimestamp")  # fmt: skip
+    if resource.custom is not None:
+        return _custom_scale(resource, obj)
     status: dict[str, Any] = {"replicas": obj.get("status", {}).get("replicas", 0)}
     selector = selectors.from_label_selector(obj["spec"].get("selector"))
     if not selector.empty:
         status["selector"] = str(selector)
+    return _scale(obj["metadata"], obj["spec"].get("replicas", 0), status)
+
+
+def _custom_scale(resource: Resource, obj: Object) -> Object:
+    where = resource.custom.scale
+    wanted = paths.get(obj, where.replicas)
+    if wanted is None:
+        path = ".".join(where.replicas)
+        raise errors.Internal(f'the spec replicas field ".{path}" does not exist')
+    status: dict[str, Any] = {"replicas": paths.get(obj, where.status_replicas) or 0}
+    selector = paths.get(obj, where.selector) if where.selector else None
+    if isinstance(selector, str) and selector:
+        status["selector"] = selector
+    return _scale(obj["metadata"], wanted, status)
+
+
+def _scale(meta: Object, replicas: int, status: Object) -> Object:
+    kept = ("name", "namespace", "tenant", "uid", "hashKey", "resourceVersion",
+            "creationTimestamp")  # fmt: skip
     return {
         "kind": "Scale",
         "apiVersion": "autoscaling/v1",
         "metadata": {name: meta[name] for name in kept if name in meta},
-        "spec": {"replicas": obj["spec"].get("replicas", 0)},
+        "spec": {"replicas": replicas},
         "status": status,
     }
 
@@ -82,7 +101,8 @@ def update_scale(partition: Partition, call: Call, resource: Resource) -> Reply:
             f"{replicas!r}: must be greater than or equal to 0"
         )
     new = record.decode()
-    new["spec"]["replicas"] = replicas
+    where = ("spec", "replicas") if resource.custom is None else resource.custom.scale.replicas
+    paths.put(new, where, replicas)
     plain = Call(
         "update", call.gvr, call.tenant, call.namespace, call.name, "", call.options, b"",
         call.content_type, "", call.user, call.user_agent,

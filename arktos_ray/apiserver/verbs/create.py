@@ -13,7 +13,7 @@ import orjson
 
 from arktos_ray.api import errors, kinds, names, scheme
 from arktos_ray.api.calls import Call, Reply, User
-from arktos_ray.api.scheme import Resource
+from arktos_ray.api.scheme import DEFINITIONS, Resource
 from arktos_ray.apiserver import admission
 from arktos_ray.apiserver.partition import (
     Object,
@@ -54,6 +54,8 @@ def complete_metadata(partition: Partition, call: Call, resource: Resource, obj:
     meta: dict[str, Any] = obj.setdefault("metadata", {})
     agree(call, resource, meta)
     name = meta.get("name", "")
+    if resource.gvr == DEFINITIONS:
+        partition.customs.check_change(call, name)
     if call.name and name != call.name:  # PATCH with apply creates by name
         if name:
             raise errors.BadRequest(
@@ -87,7 +89,7 @@ def prepare(
     tracked: note who owns the fields. Defaults are the writer's, what admission adds is nobody's:
     else a later apply by the same client would take it away again.
     """
-    rules = kinds.rules(resource.gvr)
+    rules = kinds.rules_of(resource)
     rules.default(obj)
     if tracked:
         track(partition, call, resource, None, obj)
@@ -109,6 +111,8 @@ def store_new(
         raise already_exists(resource, key.name)
     if resource.gvr == "tenants":
         partition.check_storage(obj)
+    elif resource.gvr == DEFINITIONS:
+        partition.customs.settle(obj, None, partition.now())
     if dry_run:
         return reply_with(201, obj, warnings)
     reply = reply_with(201, partition.save(resource, key, obj), warnings)

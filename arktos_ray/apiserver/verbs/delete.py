@@ -10,9 +10,10 @@ from typing import Any
 
 from arktos_ray.api import codec
 from arktos_ray.api.calls import Call, Reply
+from arktos_ray.api.custom import names
 from arktos_ray.api.errors import BadRequest, Conflict, Invalid
 from arktos_ray.api.names import Key
-from arktos_ray.api.scheme import Resource
+from arktos_ray.api.scheme import DEFINITIONS, Resource
 from arktos_ray.apiserver import admission
 from arktos_ray.apiserver.partition import (
     Object,
@@ -42,6 +43,8 @@ def delete(partition: Partition, call: Call, resource: Resource) -> Reply:
     options = codec.decode_options(call.body, call.content_type)
     _query_options(call, options)
     dry_run = is_dry_run(call, options)
+    if resource.gvr == DEFINITIONS:
+        partition.customs.check_change(call, call.name)
     record = partition.latest(resource, call)
     obj = record.decode()
     check_preconditions(resource, call.name, obj, options)
@@ -87,6 +90,10 @@ def delete_one(
     else:
         meta["deletionTimestamp"] = rfc3339(now + grace_s)
         meta["deletionGracePeriodSeconds"] = grace_s
+        if resource.gvr == DEFINITIONS:
+            # Its objects go first (controllers/customresources).
+            meta["finalizers"] = [*(meta.get("finalizers") or ()), names.CLEANUP]
+            obj["status"] = names.terminating(obj.get("status") or {}, partition.now())
         if resource.has_generation:
             meta["generation"] = meta.get("generation", 0) + 1
     if resource.gvr in ("namespaces", "tenants"):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from arktos_ray.api.calls import Call, Reply
-from arktos_ray.api.scheme import Resource
+from arktos_ray.api.scheme import DEFINITIONS, Resource
 from arktos_ray.apiserver.partition import Partition, key_of, not_found, reply_with
 from arktos_ray.apiserver.verbs.list import metadata_only, rendered_table
 
 
 def get(partition: Partition, call: Call, resource: Resource) -> Reply:
     record = partition.store.get(resource.gvr, key_of(call).path())
+    if resource.gvr == DEFINITIONS:
+        record = partition.customs.shared(call) or record
     if record is None:
         raise not_found(resource, call.name)
     if call.accept == "Table":

@@ -18,8 +18,9 @@ import orjson
 
 from arktos_ray.api import errors, selectors, tables
 from arktos_ray.api.calls import Call, LongReply, Reply
-from arktos_ray.api.names import ALL_TENANTS
-from arktos_ray.api.scheme import Resource
+from arktos_ray.api.custom import UNKNOWN
+from arktos_ray.api.names import ALL_TENANTS, SYSTEM_TENANT
+from arktos_ray.api.scheme import DEFINITIONS, Resource
 from arktos_ray.apiserver.partition import Partition, shown
 from arktos_ray.apiserver.turns import SLICE_US
 from arktos_ray.apiserver.views import view_of
@@ -95,6 +96,9 @@ async def list_objects(partition: Partition, call: Call, resource: Resource) -> 
         chosen = records
     else:
         chosen = await _matching(partition, call, match, records, limit)
+    if resource.gvr == DEFINITIONS and not after and _sees_forced(call):
+        # Whatever the caller selects (spec/multitenancy.md 9).
+        chosen = [*partition.customs.forced(), *chosen]
     if limit and len(chosen) > limit:
         left = len(chosen) - limit
         chosen = chosen[:limit]
@@ -102,6 +106,10 @@ async def list_objects(partition: Partition, call: Call, resource: Resource) -> 
         if match is None:
             meta["remainingItemCount"] = left
     return await _reply(partition, call, resource, chosen, meta)
+
+
+def _sees_forced(call: Call) -> bool:
+    return not call.user.trusted and call.tenant not in ("", ALL_TENANTS, SYSTEM_TENANT)
 
 
 async def _matching(
@@ -139,8 +147,10 @@ def matcher(call: Call, resource: Resource) -> Matcher | None:
     """
     labels = selectors.parse_labels(call.options.get("labelSelector", ""))
     fields = selectors.parse_fields(call.options.get("fieldSelector", ""))
+    custom = resource.custom
+    selectable = () if custom in (None, UNKNOWN) else (*custom.selectable, "metadata.tenant")
     for name in fields.fields:
-        if not selectors.supported_field(resource.gvr, name):
+        if not selectors.supported_field(resource.gvr, name) and name not in selectable:
             raise errors.BadRequest(f"field label not supported: {name}")
     tests: list[Matcher] = []
     if call.tenant in ("", ALL_TENANTS) and call.namespace:
@@ -148,11 +158,12 @@ def matcher(call: Call, resource: Resource) -> Matcher | None:
         tests.append(lambda record: part in record.path)
     if not labels.empty:
         tests.append(lambda record: labels.matches(record.labels))
-    if fields.fields <= _COLUMNS:
+    if fields.fields <= _COLUMNS and not selectable:
         if fields.fields:
             tests.append(_by_columns(fields))
     else:
-        tests.append(lambda record: fields.matches(_FieldsOf(record)))
+        read = custom.field_of if selectable else None
+        tests.append(lambda record: fields.matches(_FieldsOf(record, read)))
     if call.name:
         name = call.name
         tests.append(lambda record: record.path.endswith("/" + name))
@@ -191,10 +202,13 @@ def _by_columns(fields: selectors.FieldSelector) -> Matcher:
 class _FieldsOf:
     """The fields of a record by selector name; decodes it only for those that are no column."""
 
-    __slots__ = ("_obj", "_record")
+    __slots__ = ("_obj", "_read", "_record")
 
-    def __init__(self, record: Record) -> None:
-        self._record = record
+    def __init__(
+        self, record: Record, read: Callable[[dict[str, Any], str], str] | None = None
+    ) -> None:
+        """read: for kinds that say themselves what can be selected."""
+        self._record, self._read = record, read
         self._obj: dict[str, Any] | None = None
 
     def __call__(self, field: str) -> str:
@@ -203,12 +217,17 @@ class _FieldsOf:
             return record.path.rpartition("/")[2]
         if field == "metadata.namespace":
             return record.path.split("/")[1]
-        if field == "spec.nodeName":
-            return record.node
-        if field == "status.phase":
-            return record.phase
+        if field == "metadata.tenant":
+            return record.path.split("/")[0]
+        if self._read is None:
+            if field == "spec.nodeName":
+                return record.node
+            if field == "status.phase":
+                return record.phase
         if self._obj is None:
             self._obj = record.decode()
+        if self._read is not None and not field.startswith("metadata."):
+            return self._read(self._obj, field)
         return selectors.field_value(self._obj, field)
 
 
@@ -311,7 +330,10 @@ def list_body(resource: Resource, bodies: Sequence[bytes], meta: dict[str, Any])
 
 
 def list_head(resource: Resource, meta: dict[str, Any]) -> bytes:
-    head = f'{{"kind":"{resource.kind}List","apiVersion":"{resource.api_version}","metadata":'
+    kind = f"{resource.kind}List"
+    if resource.custom not in (None, UNKNOWN):
+        kind = resource.custom.list_kind
+    head = f'{{"kind":"{kind}","apiVersion":"{resource.api_version}","metadata":'
     return b"".join((head.encode(), orjson.dumps(meta), b',"items":['))
 
 

@@ -12,7 +12,7 @@ import orjson
 from arktos_ray.api import apply, codec, errors, schemas
 from arktos_ray.api import patch as patches
 from arktos_ray.api.calls import Call, Reply
-from arktos_ray.api.scheme import Resource
+from arktos_ray.api.scheme import DEFINITIONS, Resource
 from arktos_ray.apiserver import authz
 from arktos_ray.apiserver.partition import (
     Partition,
@@ -21,6 +21,7 @@ from arktos_ray.apiserver.partition import (
     key_of,
     not_found,
     stored_form,
+    walked,
 )
 from arktos_ray.apiserver.verbs import create as creating
 from arktos_ray.apiserver.verbs.update import replace
@@ -39,6 +40,13 @@ def patch(partition: Partition, call: Call, resource: Resource) -> Reply:
             "the body of the request was in an unknown format - accepted media types include: "
             + ", ".join(_FORMS)
         )
+    if resource.custom is not None and form == STRATEGIC_PATCH:
+        raise errors.UnsupportedMediaType(
+            "the body of the request was in an unknown format - accepted media types include: "
+            + ", ".join(one for one in _FORMS if one != STRATEGIC_PATCH)
+        )
+    if resource.gvr == DEFINITIONS:
+        partition.customs.check_change(call, call.name)
     dry_run = is_dry_run(call)
     if form == APPLY_PATCH:
         return _apply(partition, call, resource, dry_run)
@@ -93,7 +101,8 @@ def _apply(partition: Partition, call: Call, resource: Resource, dry_run: bool) 
         live = resource.form.from_stored(copied(old))
     new = apply.apply(
         live, config, manager, force, resource.api_version, now, call.subresource,
-        schemas.message(resource.schema),
+        walked(resource),
+        has_status=resource.custom is None or "status" in resource.subresources,
     )  # fmt: skip
     new = stored_form(resource, new)
     if record is not None and old is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from arktos_ray.api import errors, kinds
 from arktos_ray.api.calls import Call, Reply
-from arktos_ray.api.scheme import Resource
+from arktos_ray.api.scheme import DEFINITIONS, Resource
 from arktos_ray.apiserver import admission
 from arktos_ray.apiserver.partition import (
     MODIFIED,
@@ -26,6 +26,8 @@ from arktos_ray.store.records import Record
 
 def update(partition: Partition, call: Call, resource: Resource) -> Reply:
     dry_run = is_dry_run(call)
+    if resource.gvr == DEFINITIONS:
+        partition.customs.check_change(call, call.name)
     new, warnings = body_of(call, resource)
     record = partition.latest(resource, call)
     return replace(partition, call, resource, record, record.decode(), new, dry_run, warnings)
@@ -41,7 +43,7 @@ def replace(
     """
     subresource = call.subresource
     _keep_identity(call, resource, new, old)
-    rules = kinds.rules(resource.gvr)
+    rules = kinds.rules_of(resource)
     rules.prepare_update(new, old, subresource)
     if subresource != "status":
         rules.default(new)
@@ -51,6 +53,8 @@ def replace(
     if not call.user.trusted:
         causes = kinds.validate_meta(new, resource) + rules.validate_update(new, old, subresource)
         check_valid(resource, call.name, causes)
+    if resource.gvr == DEFINITIONS and not is_finished(new):
+        partition.customs.settle(new, old, partition.now())
     admission.validate(partition, call, resource, new, old)
     if new == old:
         return reply_with(200, record, warnings)
@@ -107,6 +111,8 @@ def is_finished(obj: Object) -> bool:
     meta = obj["metadata"]
     if not meta.get("deletionTimestamp") or meta.get("finalizers"):
         return False
+    if obj.get("apiVersion") != "v1":
+        return not meta.get("deletionGracePeriodSeconds")
     spec = obj.get("spec")
     if type(spec) is dict and spec.get("finalizers"):  # namespaces and tenants
         return False

@@ -138,7 +138,7 @@ class Watch:
                 async for piece in self._in_pieces(state):
                     yield piece
                 if wants_initial:
-                    yield [WatchEvent(BOOKMARK, start, "", initial_end=True)]
+                    yield [self._bookmark(start, initial_end=True)]
                 state.clear()
             while True:
                 await subscription.ready()
@@ -148,17 +148,33 @@ class Watch:
                 # While the partition is behind, more comes together: fewer, larger batches.
                 await turns.take(call, _WAKE_US + _CHANGE_US * subscription.waiting)
                 self._check_allowed()
+                if self._is_outdated():
+                    return  # In order: it goes on where it was, with the definition as it is now.
                 events = self._translate(subscription.next_nowait())
                 late = self._view is not None and self._is_late(bool(events))
                 if (progress or late) and (
                     not events or events[-1].revision < subscription.position
                 ):
-                    events.append(WatchEvent(BOOKMARK, subscription.position, ""))
+                    events.append(self._bookmark(subscription.position))
                 if events:
                     yield events
         finally:
             subscription.close()
             self._subscription = None
+
+    def _is_outdated(self) -> bool:
+        """Whether the kind is not what it was when this began."""
+        resource, call = self._resource, self._call
+        if resource.custom is None or call.user.trusted or call.tenant == ALL_TENANTS:
+            return False
+        return self._partition.resource_of(call) is not resource
+
+    def _bookmark(self, revision: int, initial_end: bool = False) -> WatchEvent:
+        """Of a kind that was defined it says which: an ingress cannot know."""
+        resource, body = self._resource, b""
+        if resource.custom is not None and not self._call.user.trusted:
+            body = orjson.dumps({"kind": resource.kind, "apiVersion": resource.api_version})
+        return WatchEvent(BOOKMARK, revision, "", body, initial_end)
 
     def _is_late(self, says: bool) -> bool:
         """Whether a reader who is spared most changes should hear how far it is all the same."""

@@ -10,14 +10,16 @@ One for a whole partition: owners and dependents lie in different ranges of hash
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
-from arktos_ray.api import errors
+from arktos_ray.api import custom, errors
 from arktos_ray.api.calls import Call
+from arktos_ray.api.custom import names
 from arktos_ray.api.errors import Failure, NotFound
-from arktos_ray.api.names import Key
-from arktos_ray.api.scheme import BY_KIND, RESOURCES, Home, Resource
+from arktos_ray.api.names import SYSTEM_TENANT, Key
+from arktos_ray.api.scheme import BY_KIND, DEFINITIONS, RESOURCES, Home, Resource, Scope
 from arktos_ray.client.index import key_of, owners
 from arktos_ray.client.informer import Informer
 from arktos_ray.controllers.garbage import plan as planning
@@ -34,7 +36,10 @@ PATIENCE_S = 1.0
 
 
 class Owner(NamedTuple):
-    """As a reference names it, in the place of the dependent that holds the reference."""
+    """As a reference names it, in the place of the dependent that holds the reference.
+
+    In one version, whichever the reference speaks.
+    """
 
     api_version: str
     kind: str
@@ -47,18 +52,85 @@ class Garbage(Controller):
         self._client = ControllerClient(parts.client, NAME)
         self._neighbours = parts.neighbours
         self._views: dict[str, tuple[Resource, Informer]] = {}
+        self._informers = parts.informers
         for row in RESOURCES:
             if is_collected(row):
                 self._views[row.gvr] = (row, parts.informers.of(row.gvr))
+        # (tenant, group, kind) of what tenants defined; of everybody's the tenant is "".
+        self._custom: dict[tuple[str, str, str], Resource] = {}
         self._loop: Loop[Owner] = Loop(
             NAME, self.reconcile, parts.clock, parts.tasks,
             workers=4, gates=[informer for _, informer in self._views.values()],
         )  # fmt: skip
         for row, informer in self._views.values():
             informer.on_change(partial(self._changed, row))
+        parts.informers.of(DEFINITIONS).on_change(partial(self._defined, False))
+        for each in parts.siblings:
+            if each.informers is not parts.informers:
+                each.informers.of(DEFINITIONS).on_change(partial(self._defined, True))
 
     def start(self) -> None:
         self._loop.start()
+
+    def _defined(self, elsewhere: bool, old: Object | None, new: Object | None) -> None:
+        """elsewhere: by another partition, so only what is everybody's concerns us."""
+        for definition in (old, new):
+            if definition is None:
+                continue
+            meta, spec = definition["metadata"], definition["spec"]
+            shared = meta.get("tenant") == SYSTEM_TENANT and names.is_forced(definition)
+            if elsewhere and not shared:
+                continue
+            tenant = "" if shared else meta.get("tenant", "")
+            at = (tenant, spec["group"], spec["names"]["kind"])
+            if definition is old:
+                self._custom.pop(at, None)
+            else:
+                self._custom[at] = self._row_of(definition)
+
+    def _row_of(self, definition: Object) -> Resource:
+        """As far as references are concerned. Its view is kept when the definition goes: the
+        objects go after it."""
+        gvr, spec = definition["metadata"]["name"], definition["spec"]
+        namespaced = spec["scope"] == Scope.NAMESPACED
+        row = replace(
+            custom.unknown(gvr), kind=spec["names"]["kind"],
+            scope=Scope.NAMESPACED if namespaced else Scope.TENANT,
+        )  # fmt: skip
+        if gvr not in self._views:
+            informer = self._informers.of(gvr)
+            self._views[gvr] = (row, informer)
+            informer.on_change(partial(self._changed, row))
+        return row
+
+    def _row(self, tenant: str, api_version: str, kind: str) -> Resource | None:
+        """What a reference of an object of that tenant means; None for what nobody knows."""
+        row = BY_KIND.get((api_version, kind))
+        if row is None and self._custom:
+            group = api_version.rpartition("/")[0]
+            row = self._custom.get(("", group, kind)) or self._custom.get((tenant, group, kind))
+        return row
+
+    def _named(self, ref: Object, dependent: Object | None) -> Owner | None:
+        """Whom a reference means: somebody in the dependent's own tenant and namespace."""
+        if dependent is None:
+            return None
+        meta = dependent["metadata"]
+        row = self._row(meta.get("tenant", ""), ref["apiVersion"], ref["kind"])
+        if row is None:
+            return None
+        key = Key(
+            meta.get("tenant", "") if row.tenanted else "",
+            meta.get("namespace", "") if row.namespaced else "",
+            ref["name"],
+        )
+        return Owner(row.api_version, row.kind, key, ref["uid"])
+
+    def _named_by(self, obj: Object, owner: Owner) -> bool:
+        return any(
+            ref["uid"] == owner.uid and self._named(ref, obj) == owner
+            for ref in obj["metadata"].get("ownerReferences") or ()
+        )
 
     def _changed(self, row: Resource, old: Object | None, new: Object | None) -> None:
         """1.3 us for a pod that has one owner, and keeps it."""
@@ -75,11 +147,11 @@ class Garbage(Controller):
         if before == after:
             return
         for ref in after:
-            owner = _named(ref, new)
+            owner = self._named(ref, new)
             if owner is not None and not self._is_known(owner):
                 self._loop.wake(owner, PATIENCE_S)
         for ref in before:
-            owner = _named(ref, old)
+            owner = self._named(ref, old)
             if owner is not None and ref not in after and self._is_waiting(owner):
                 self._loop.wake(owner)
 
@@ -87,7 +159,7 @@ class Garbage(Controller):
         return any(informer.index.count(owners, uid) for _, informer in self._views.values())
 
     def _seen(self, owner: Owner) -> Object | None:
-        row = BY_KIND.get((owner.api_version, owner.kind))
+        row = self._row(owner.key.tenant, owner.api_version, owner.kind)
         view = None if row is None else self._views.get(row.gvr)
         found = None if view is None else view[1].index.get(owner.key)
         return found if found is not None and found["metadata"]["uid"] == owner.uid else None
@@ -105,7 +177,7 @@ class Garbage(Controller):
             (row, obj)
             for row, informer in self._views.values()
             for obj in informer.index.by(owners, owner.uid)
-            if _named_by(obj, owner)
+            if self._named_by(obj, owner)
         ]
         seen = self._seen(owner)
         if seen is None and not dependents:
@@ -131,7 +203,7 @@ class Garbage(Controller):
 
     async def _look(self, owner: Owner) -> Object | None:
         """The owner as it is now; None when it is gone. An unknown kind looks alive for ever."""
-        row = BY_KIND.get((owner.api_version, owner.kind))
+        row = self._row(owner.key.tenant, owner.api_version, owner.kind)
         if row is None or (row.namespaced and not owner.key.namespace):
             return {"metadata": {"uid": owner.uid}}
         clients: tuple[ControllerClient, ...] = (self._client,)
@@ -154,7 +226,7 @@ class Garbage(Controller):
         asked: set[Owner] = set()
         for obj in objects:
             for ref in obj["metadata"].get("ownerReferences") or ():
-                owner = _named(ref, obj)
+                owner = self._named(ref, obj)
                 if owner is None:
                     present.add(ref["uid"])  # Of a kind that we do not know: not ours to judge.
                 if ref["uid"] == gone.uid or owner is None or owner in asked:
@@ -191,8 +263,11 @@ class Garbage(Controller):
                     informers.append(self._views[row.gvr][1])
                 case planning.Finish(finalizer):
                     assert live is not None
+                    known = self._row(owner.key.tenant, owner.api_version, owner.kind)
+                    if known is None:
+                        continue  # Its definition went meanwhile, and takes it along.
                     finish = self._client.patching(
-                        BY_KIND[owner.api_version, owner.kind].gvr, owner.key,
+                        known.gvr, owner.key,
                         _without_finalizer(live, finalizer),
                     )  # fmt: skip
         failure: Failure | None = None
@@ -232,30 +307,8 @@ def is_collected(row: Resource) -> bool:
 
 
 def _owner(row: Resource, obj: Object) -> Owner:
-    return Owner(row.api_version, row.kind, key_of(obj), obj["metadata"]["uid"])
-
-
-def _named(ref: Object, dependent: Object | None) -> Owner | None:
-    """Whom a reference means: somebody in the dependent's own tenant and namespace."""
-    if dependent is None:
-        return None
-    meta = dependent["metadata"]
-    row = BY_KIND.get((ref["apiVersion"], ref["kind"]))
-    if row is None:
-        return None
-    key = Key(
-        meta.get("tenant", "") if row.tenanted else "",
-        meta.get("namespace", "") if row.namespaced else "",
-        ref["name"],
-    )
-    return Owner(ref["apiVersion"], ref["kind"], key, ref["uid"])
-
-
-def _named_by(obj: Object, owner: Owner) -> bool:
-    return any(
-        ref["uid"] == owner.uid and _named(ref, obj) == owner
-        for ref in obj["metadata"].get("ownerReferences") or ()
-    )
+    kind = row.kind if row.custom is None else obj["kind"]  # One name, a kind in each tenant.
+    return Owner(row.api_version, kind, key_of(obj), obj["metadata"]["uid"])
 
 
 def _waits_in_foreground(obj: Object) -> bool:

@@ -10,7 +10,7 @@ from arktos_ray.api import errors
 from arktos_ray.api.calls import Call
 from arktos_ray.api.errors import Failure, NotFound
 from arktos_ray.api.names import Key
-from arktos_ray.api.scheme import resource
+from arktos_ray.api.scheme import BY_GVR
 from arktos_ray.client.index import key_of
 from arktos_ray.client.port import Client, decoded
 from arktos_ray.controllers.ending import Empty, Finish, finalized
@@ -50,7 +50,9 @@ class Namespaces(Controller):
         namespace = self._namespaces.index.get(key)
         if namespace is None or not is_terminating(namespace):
             return None
-        left = await what_is_left(self._client, self._contents, key.tenant, key.name)
+        custom = await custom_kinds(self._client, key.tenant, key.name)
+        gvrs = (*custom, *self._contents)
+        left = await what_is_left(self._client, gvrs, key.tenant, key.name)
         match planning.plan(namespace, left):
             case Empty(gvrs):
                 await empty(self._client, gvrs, key.tenant, key.name)
@@ -62,6 +64,14 @@ class Namespaces(Controller):
             case None:
                 pass
         return None
+
+
+async def custom_kinds(client: Client, tenant: str, namespace: str = "") -> tuple[str, ...]:
+    """The kinds beside the built-in ones of which objects are there."""
+    try:
+        return tuple(await client.request("held", [tenant, namespace]))
+    except NotFound:
+        return ()
 
 
 async def what_is_left(
@@ -87,7 +97,8 @@ async def empty(client: Client, gvrs: tuple[str, ...], tenant: str, namespace: s
     calls: list[Call] = []
     for gvr in gvrs:
         place = Key(tenant, namespace, "")
-        if "deletecollection" in resource(gvr).verbs:
+        known = BY_GVR.get(gvr)
+        if known is None or "deletecollection" in known.verbs:
             calls.append(client.calling("deletecollection", gvr, place, options))
             continue
         objects, _ = await client.list(gvr, tenant=tenant, namespace=namespace)

@@ -13,7 +13,7 @@ from arktos_ray.api.names import Key
 from arktos_ray.client.index import key_of, tenants
 from arktos_ray.controllers.ending import Empty, Finish
 from arktos_ray.controllers.loop import Controller, ControllerClient, Loop, Parts
-from arktos_ray.controllers.namespace.controller import empty, finish, what_is_left
+from arktos_ray.controllers.namespace.controller import custom_kinds, empty, finish, what_is_left
 from arktos_ray.controllers.pods import is_terminating
 from arktos_ray.controllers.tenant import plan as planning
 from arktos_ray.controllers.tenant.plan import Object
@@ -61,7 +61,8 @@ class Tenants(Controller):
         if not is_terminating(tenant):
             await self._furnish(tenant)
             return None
-        left = await what_is_left(self._client, self._contents, key.name)
+        gvrs = (*await custom_kinds(self._client, key.name), *self._contents)
+        left = await what_is_left(self._client, gvrs, key.name)
         match planning.plan(tenant, left):
             case Empty(gvrs):
                 await empty(self._client, gvrs, key.name)

@@ -152,6 +152,8 @@ class FakePartition:
             if User.unpack(user).credential and self.accounts_gone:
                 raise errors.Unauthorized("Unauthorized")
             return [self.may(User.unpack(user), ask) for ask in asks]
+        if method == "kinds":
+            return ["-", []]
         assert method == "progress"
         [revision] = payload
         self.revision = max(self.revision, revision)
@@ -214,7 +216,11 @@ class FakeUpstream:
 
 class FakeDocuments:
     def document(
-        self, path: str, accept_aggregated: str = "", system: bool = True
+        self,
+        path: str,
+        accept_aggregated: str = "",
+        system: bool = True,
+        custom: Sequence[scheme.Resource] = (),
     ) -> dict[str, object] | None:
         if path not in ("/api", "/apis", "/api/v1"):
             return None
@@ -223,16 +229,16 @@ class FakeDocuments:
     def version_document(self) -> dict[str, object]:
         return {"gitVersion": "v1.33.0"}
 
-    def v2_json(self) -> bytes:
+    def v2_json(self, custom: Sequence[scheme.Resource] = ()) -> bytes:
         return b"{}"
 
-    def v2_protobuf(self) -> bytes:
+    def v2_protobuf(self, custom: Sequence[scheme.Resource] = ()) -> bytes:
         return b"\x0a\x00"
 
-    def v3_index(self) -> dict[str, object]:
+    def v3_index(self, custom: Sequence[scheme.Resource] = ()) -> dict[str, object]:
         return {"paths": {}}
 
-    def v3(self, group_version: str) -> bytes | None:
+    def v3(self, group_version: str, custom: Sequence[scheme.Resource] = ()) -> bytes | None:
         return b"{}" if group_version == "api/v1" else None
 
 

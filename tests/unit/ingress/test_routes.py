@@ -232,6 +232,48 @@ def test_no_verb_on_no_kind_leads_out_of_the_tenant(resource: scheme.Resource) -
             assert not resource.tenanted
 
 
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("namespaces/n/widgets", ("acme", "n", "", "")),
+        ("namespaces/n/widgets/w", ("acme", "n", "w", "")),
+        ("namespaces/n/widgets/w/status", ("acme", "n", "w", "status")),
+        ("tenants/acme/namespaces/n/widgets/w/scale", ("acme", "n", "w", "scale")),
+        ("tenants/acme/widgets", ("acme", "", "", "")),
+        ("widgets/w", ("acme", "", "w", "")),
+        ("watch/namespaces/n/widgets", ("acme", "n", "", "")),
+    ],
+)
+def test_a_kind_that_is_not_ours_is_routed_by_structure_alone(
+    target: str, expected: tuple[str, ...]
+) -> None:
+    c = call("GET", "/apis/example.com/v1/" + target, BOB)
+    assert (c.gvr, c.version) == ("widgets.example.com", "example.com/v1")
+    assert (c.tenant, c.namespace, c.name, c.subresource) == expected
+
+
+def test_no_verb_on_a_custom_kind_leads_out_of_the_tenant() -> None:
+    for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
+        for tenant in ("other", "system", "all"):
+            for rest in ("widgets", "widgets/w", "namespaces/n/widgets/w/status", "anything/x/y/z"):
+                with pytest.raises(errors.Forbidden) as refusal:
+                    call(method, f"/apis/example.com/v1/tenants/{tenant}/{rest}", BOB)
+                assert 'User "bob" cannot' in refusal.value.message
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/apis/flat/v1/namespaces/n/widgets", "/apis/example.com/v1/namespaces/n/Wid_gets",
+        "/apis/UPPER.example/v1/widgets", "/apis/example.com/v1/namespaces/n/widgets/w/log",
+        "/apis/example.com/V1/widgets", "/apis/example.com/v1/namespaces/n/widgets/w/status/more",
+    ],
+)  # fmt: skip
+def test_what_can_be_no_custom_kind_is_not_found_here(target: str) -> None:
+    with pytest.raises(errors.NotFound):
+        call("GET", target, BOB)
+
+
 def test_a_refusal_has_the_words_of_the_api() -> None:
     with pytest.raises(errors.Forbidden) as refusal:
         call("GET", "/api/v1/tenants/t/namespaces", BOB)

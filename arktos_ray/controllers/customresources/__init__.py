@@ -1,0 +1,1 @@
+"""Removes the objects of definitions that are being deleted."""
