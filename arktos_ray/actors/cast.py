@@ -49,6 +49,7 @@ def settings(
     if node is not None:
         host = {
             "node": node, "offline": config.offline, "beside_simulated": config.simulated_nodes > 0,
+            "api": url,
         }  # fmt: skip
         if own_containerd:
             host["own_containerd"] = [str(places.containerd), str(places.containerd_state)]

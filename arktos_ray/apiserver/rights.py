@@ -54,7 +54,7 @@ class RightsOfTenants:
 
     def check_credential(self, user: User) -> None:
         """Raises Unauthorized when what the user's token rests on is gone; Moved when it may be
-        elsewhere. 0.5 us for an account alone."""
+        elsewhere. 1.2 us for an account alone."""
         self.of(user.tenant)
         for gvr, path, uid in user.credential:
             record = self._store.get(gvr, path)

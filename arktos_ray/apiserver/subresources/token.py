@@ -29,7 +29,7 @@ _BOUND = {("v1", "Pod"): "pods", ("v1", "Secret"): "secrets"}
 
 
 def create_token(partition: Partition, call: Call, resource: Resource) -> Reply:
-    """60 us, most of them the signature."""
+    """120 us, most of them the signature."""
     answer, no_warnings = answer_of(resource, "token"), tuple[str, ...]()
     if call.user.trusted:
         obj, warnings = parsed(call), no_warnings

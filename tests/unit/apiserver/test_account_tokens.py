@@ -23,7 +23,7 @@ from arktos_ray.tenancy import accounts
 Story = Callable[[Acme], Awaitable[None]]
 ISSUER = accounts.ISSUER
 BOT = {"metadata": {"name": "bot"}}
-POD = {
+POD: dict[str, Any] = {
     "metadata": {"name": "p"},
     "spec": {"serviceAccountName": "bot", "containers": [{"name": "c", "image": "i"}]},
 }
@@ -210,6 +210,25 @@ def test_a_watch_ends_with_the_account_of_its_token(acme: Callable[[Story], None
         await world.ok("delete", "serviceaccounts", name="bot")
         with pytest.raises(errors.Unauthorized):
             await asyncio.wait_for(watching, 5)
+
+    acme(story)
+
+
+def test_pods_carry_the_token_of_their_account_which_must_be_there(
+    acme: Callable[[Story], None],
+) -> None:
+    async def story(world: Acme) -> None:
+        made = await world.ok("create", "pods", POD)
+        [volume] = made["spec"]["volumes"]
+        assert volume["name"].startswith("kube-api-access-")
+        nobodys = {**POD, "metadata": {"name": "q"}}
+        nobodys["spec"] = {**POD["spec"], "serviceAccountName": "nobody"}
+        said = await world.fails(403, "create", "pods", nobodys)
+        assert 'serviceaccount "nobody" not found' in said
+        # Which of a namespace's beginnings comes first does not matter.
+        default = {"metadata": {"name": "r"}, "spec": {"containers": POD["spec"]["containers"]}}
+        made = await world.ok("create", "pods", default)
+        assert made["spec"]["serviceAccountName"] == "default"
 
     acme(story)
 
