@@ -108,3 +108,58 @@ def test_every_namespace_has_one_secret_with_a_token_and_the_ca(
     found = until(lambda: boss.json("get", "configmap", "kube-root-ca.crt", "-n", "fresh"))
     assert found["data"]["ca.crt"] == data["ca.crt"]
     assert len(of_default()) == 1
+
+
+def test_a_certificate_is_asked_for_approved_and_makes_a_user_of_the_tenant(
+    cluster: Cluster, boss: Program, kubectl: Kubectl
+) -> None:
+    """Whatever the request says of organizations: here it names the masters of another tenant."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = [(NameOID.ORGANIZATION_NAME, "tenant:system"), (NameOID.ORGANIZATION_NAME, "staff"),
+               (NameOID.COMMON_NAME, "zoe")]  # fmt: skip
+    name = x509.Name([x509.NameAttribute(oid, value) for oid, value in subject])
+    made = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
+    pem = made.public_bytes(serialization.Encoding.PEM)
+    boss(
+        "create", "-f", "-",
+        stdin={
+            "apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest",
+            "metadata": {"name": "zoe"},
+            "spec": {
+                "request": base64.b64encode(pem).decode(), "usages": ["client auth"],
+                "signerName": "kubernetes.io/kube-apiserver-client", "expirationSeconds": 3600,
+            },
+        },
+    )  # fmt: skip
+    assert "Pending" in boss("get", "csr")
+    boss("certificate", "approve", "zoe")
+    until(lambda: boss("get", "csr", "zoe", "-o", "jsonpath={.status.certificate}"))
+    assert "Approved,Issued" in boss("get", "csr")
+    certificate = boss("get", "csr", "zoe", "-o", "jsonpath={.status.certificate}")
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    config = {
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {
+            "server": cluster.url, "certificate-authority": str(cluster.ca)}}],
+        "users": [{"name": "u", "user": {
+            "client-certificate-data": certificate,
+            "client-key-data": base64.b64encode(private).decode()}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+    }  # fmt: skip
+    path = cluster.home / "zoe.kubeconfig"
+    path.write_text(json.dumps(config))
+    zoe = kubectl(path)
+    info = json.loads(zoe("auth", "whoami", "-o", "json"))["status"]["userInfo"]
+    assert info["username"] == "zoe"
+    assert info["groups"] == ["staff", "system:authenticated"]
+    assert info["extra"]["arktos.futurewei.com/tenant"] == [TENANT]
+    assert "Forbidden" in zoe.fails("get", "pods")
+    boss("create", "rolebinding", "staff", "--clusterrole=view", "--group=staff")
+    zoe("get", "pods")
