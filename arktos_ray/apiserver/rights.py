@@ -101,7 +101,9 @@ class RightsOfTenants:
     def _is_there_still(self, gvr: str, record: Record, previous: Record | None) -> None:
         if record.deleted and (gvr, record.path) in self._relied_on:
             tenant = record.key.tenant
-            self.of(tenant).version += 1
+            rights = self._tenants.get(tenant)
+            if rights is not None:
+                rights.version += 1
             self.on_withdrawn(tenant)
 
     def forget(self, tenant: str) -> None:
