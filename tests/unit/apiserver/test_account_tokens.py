@@ -286,6 +286,22 @@ def test_a_secret_for_nobodys_token_gets_none(acme: Callable[[Story], None]) -> 
     acme(story)
 
 
+def test_a_secret_that_was_there_before_its_account_gets_its_token_later(
+    acme: Callable[[Story], None],
+) -> None:
+    async def story(world: Acme) -> None:
+        await world.ok("create", "secrets", secret("late"))
+        made = await world.ok("create", "serviceaccounts", {"metadata": {"name": "late"}})
+        said = {"metadata": {"annotations": {accounts.UID_ANNOTATION: made["metadata"]["uid"]}}}
+        filled = await world.ok(
+            "patch", "secrets", said, name="mine", kind="application/merge-patch+json"
+        )
+        token = base64.b64decode(filled["data"]["token"]).decode()
+        assert identity(world, token).user.name == "system:serviceaccount:n:late"
+
+    acme(story)
+
+
 def test_in_the_system_tenant_the_namespace_of_a_token_stands_alone() -> None:
     assert accounts.namespace_in_secret("system", "n", "system") == "n"
     assert accounts.namespace_in_secret("acme", "n", "system") == "acme/n"
