@@ -27,7 +27,7 @@ from arktos_ray import __version__
 from arktos_ray.actors.cast import SUPERVISOR, Actor, cast, settings
 from arktos_ray.actors.topology import topology_store
 from arktos_ray.api.errors import Unavailable
-from arktos_ray.base import machine, pki, processes, reaper, signing
+from arktos_ray.base import certificates, machine, pki, processes, reaper, signing
 from arktos_ray.base.clock import SystemClock, rfc3339
 from arktos_ray.base.places import InUse, Places
 from arktos_ray.config import Config, ConfigError
@@ -187,6 +187,7 @@ def credentials(config: Config, places: Places) -> None:
     files = pki.ensure(places.pki, list(dict.fromkeys(names)), pki.utc(SystemClock().now()))
     pki.ensure_secret(places.token_key)
     signing.ensure_keys(places.account_keys, pki.utc(SystemClock().now()))
+    certificates.ensure_signer(places.signer, pki.utc(SystemClock().now()))
     if not places.ray_token.exists():
         pki.write_private(places.ray_token, secrets.token_hex(32).encode())
     if config.insecure:

@@ -49,6 +49,7 @@ def settings(
     if node is not None:
         host = {
             "node": node, "offline": config.offline, "beside_simulated": config.simulated_nodes > 0,
+            "api": url,
         }  # fmt: skip
         if own_containerd:
             host["own_containerd"] = [str(places.containerd), str(places.containerd_state)]
@@ -77,6 +78,7 @@ def settings(
             },
         },
         "tokens": {**_tokens(config, places), "ca": _text(places.pki / "ca.crt")},
+        "signer": str(places.signer),
         "shards": config.controller_shards,
         "host": host,
         "claim_resources": config.claim_resources,
@@ -127,6 +129,8 @@ def cast(given: Mapping[str, Any], topology: Topology) -> list[Actor]:
         actor(
             f"shard-{i + 1}", "controller shard", "controller_shard:ControllerShard",
             shard=i, shards=given["shards"], ca=given["tokens"]["ca"],
+            # One signs: the others need no key.
+            **({"signer_dir": given["signer"]} if i == 0 else {}),
         )
         for i in range(given["shards"])
     ]  # fmt: skip

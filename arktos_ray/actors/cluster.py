@@ -194,7 +194,9 @@ def _start(actor: Actor, span: Spec, machine: str | None = None) -> Any:
     span: which machine the cluster was started on, and what it takes to be on several.
     machine: where it should start, if that may be chosen.
     """
-    carries = actor.role == "supervisor" or "pki_dir" in actor.spec or "keys_dir" in actor.spec
+    carries = actor.role == "supervisor" or any(
+        key in actor.spec for key in ("pki_dir", "keys_dir", "signer_dir")
+    )
     keys = _SPAN if carries else _SPAN[:2]
     spec = {**actor.spec, **{key: span[key] for key in keys if key in span}}
     return (

@@ -7,22 +7,31 @@ nothing: what it knows is rebuilt from lists and watches after a restart.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from arktos_ray.actors.part import Part
+from arktos_ray.base.certificates import Signer
 from arktos_ray.controllers.registry import Controllers
 from arktos_ray.tenancy.topology import Topology
 
 
 class ControllerShard(Part):
-    """Spec adds: shard (0-based) and shards (how many); ca, by which clients know the API."""
+    """Spec adds: shard (0-based) and shards (how many); ca, by which clients know the API;
+    signer_dir, the CA of client certificates, where this shard signs."""
 
     role = "controller shard"
 
     async def open(self) -> None:
         low, high = hash_range(self.spec.get("shard", 0), self.spec.get("shards", 1))
         self.controllers = Controllers(
-            self.clock, self.ids, self.tasks, low, high, ca=self.spec.get("ca", "")
+            self.clock,
+            self.ids,
+            self.tasks,
+            low,
+            high,
+            ca=self.spec.get("ca", ""),
+            signer=_signer(self.spec.get("signer_dir")),
         )
         self.controllers.update(self.tenant_clients(), self.resource_clients())
 
@@ -31,6 +40,10 @@ class ControllerShard(Part):
 
     async def stats(self) -> dict[str, Any]:
         return {"controllers": sorted(self.controllers.running)}
+
+
+def _signer(directory: str | None) -> Signer | None:
+    return Signer(Path(directory)) if directory else None
 
 
 HASH_KEY_MAX = 9223372036854775807

@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from arktos_ray.actors.part import Part
 from arktos_ray.actors.simulated_nodes import NodeShape, SimulatedNodes, fleet
@@ -68,6 +69,11 @@ def _follow_tenants(
             nodes.remove_tenant_partition(name)
 
 
+def _address_of(url: str) -> tuple[str, int] | None:
+    found = urlsplit(url)
+    return (found.hostname, found.port) if found.hostname and found.port else None
+
+
 # Beside simulated nodes the real one is for pods that ask for it (nodeSelector): whatever pretends
 # to run elsewhere would have to pull its image here. Others come when nothing else is left.
 REAL_TAINT = {"key": "arktos.io/real", "value": "true", "effect": "PreferNoSchedule"}
@@ -77,7 +83,7 @@ class NodeHost(Part):
     """This machine as a node.
 
     Spec adds: node (its name), containerd (the socket) or own_containerd (directories: root and
-    state of one that we start and keep running), offline, beside_simulated.
+    state of one that we start and keep running), offline, beside_simulated, api (its URL).
     """
 
     role = "node agent"
@@ -109,7 +115,8 @@ class NodeHost(Part):
         self.agent = NodeAgent(
             spec["node"], self.client(spec["resource_partition"]),
             self.tenant_clients(), runtime, self.clock, self.tasks,
-            host_ip=machine.address(), taints=[REAL_TAINT] if spec.get("beside_simulated") else (),
+            host_ip=machine.address(), api=_address_of(spec.get("api", "")),
+            taints=[REAL_TAINT] if spec.get("beside_simulated") else (),
         )  # fmt: skip
         await self.agent.start()
 

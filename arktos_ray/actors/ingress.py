@@ -180,7 +180,7 @@ class Ingress(Part):
 
     def _watch_tls(self) -> ssl.SSLContext:
         pki, more = Path(self.spec["pki_dir"]), self.spec.get("client_ca_file")
-        authorities = [pki / "ca.crt", *([Path(more)] if more else [])]
+        authorities = [pki / "ca.crt", pki / "signer" / "ca.crt", *([Path(more)] if more else [])]
         certificate, key = pki / "server.crt", pki / "server.key"
         files = [certificate, key, *authorities]
         contexts = Watched(

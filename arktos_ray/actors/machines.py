@@ -149,6 +149,7 @@ def carried(places: Places) -> dict[str, bytes]:
     """The files that an ingress needs wherever it runs, by their path under the home."""
     found = [places.pki / "ca.crt", places.pki / "ca.key", places.token_key]
     found += sorted(places.account_keys.glob("*"))
+    found += [places.signer / "ca.crt", places.signer / "ca.key"]
     return {str(p.relative_to(places.home)): p.read_bytes() for p in found if p.exists()}
 
 
@@ -172,6 +173,8 @@ def settled(spec: Spec, here: Machine, environment: Mapping[str, str]) -> Spec:
     }
     if "keys_dir" in spec:
         there["keys_dir"] = str(found.account_keys)
+    if "signer_dir" in spec:
+        there["signer_dir"] = str(found.signer)
     if "pki_dir" in spec:
         there |= {"pki_dir": str(found.pki), "token_key": str(found.token_key)}
     return {**spec, **there}
@@ -184,8 +187,14 @@ def settle(spec: Spec, here: Machine, now: float) -> Spec:
         found.make()
         for name, content in spec.get("carried", {}).items():
             path = found.home / name
-            if "pki_dir" not in spec and path.parent != found.account_keys:
-                continue  # Who signs tokens needs no other key.
+            if path.parent == found.signer and path.suffix == ".key":
+                needed = "signer_dir" in spec
+            elif path.parent == found.account_keys:
+                needed = "keys_dir" in spec
+            else:
+                needed = "pki_dir" in spec
+            if not needed:
+                continue
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not path.exists() or path.read_bytes() != content:
                 pki.write_private(path, content)

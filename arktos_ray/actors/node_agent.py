@@ -26,7 +26,7 @@ from arktos_ray.base.clock import Clock, rfc3339, rfc3339_micro
 from arktos_ray.base.tasks import Tasks
 from arktos_ray.client.index import key_of
 from arktos_ray.client.informer import Informer
-from arktos_ray.client.port import Client
+from arktos_ray.client.port import Client, decoded
 from arktos_ray.runtime import plan
 from arktos_ray.runtime.agent import Agent
 from arktos_ray.runtime.events import Happening
@@ -45,6 +45,9 @@ _MEMORY_PRESSURE_BYTES: Final = 100 * 1024 * 1024
 _DISK_PRESSURE_SHARE: Final = 0.10
 # How often a pod that waits for a config map or a secret looks again.
 _LOOKUP_PERIOD_S: Final = 5.0
+# Tokens in containers are renewed before this share of their life is over, as kubelets do.
+_RENEW_SHARE: Final = 0.75
+_RENEW_AGAIN_S: Final = 30.0
 _PODS_MAX: Final = 110
 # How long a workload goes on whose tenant left one partition and is not shown by another yet: far
 # longer than a partition takes to restart.
@@ -111,7 +114,9 @@ class NodeAgent:
         host_ip: str = "127.0.0.1",
         labels: Mapping[str, str] | None = None,
         taints: Sequence[Mapping[str, str]] = (),
+        api: tuple[str, int] | None = None,
     ) -> None:
+        """api: where containers find the API; told them in their environment."""
         self.node_name = node_name
         self._rp = rp
         self._tps = dict(tenant_partitions)
@@ -128,6 +133,8 @@ class NodeAgent:
         # Whose config maps and secrets are not known yet, and what is known of them.
         self._blocked: set[str] = set()
         self._data: dict[str, dict[tuple[str, str], Mapping[str, bytes]]] = {}
+        self._renewals: dict[str, float] = {}  # uid -> when its tokens should be others
+        self._api = api
         # Statuses to write, and deletions (None), by partition and then by uid.
         self._owed: dict[str, dict[str, tuple[PodRef, dict[str, Any] | None]]] = {
             tp: {} for tp in self._tps
@@ -325,6 +332,7 @@ class NodeAgent:
             self._homes.pop(uid, None)
             self._blocked.discard(uid)
             self._data.pop(uid, None)
+            self._renewals.pop(uid, None)
             self._owed[tp].pop(uid, None)
             self._agent.drop_pod(uid)
         if new is not None:
@@ -335,7 +343,7 @@ class NodeAgent:
             if before != tp and before in self._owed and uid in self._owed[before]:
                 self._owed[tp].setdefault(uid, self._owed[before].pop(uid))
                 self._owing[tp].set()
-            if not known and plan.references(new):
+            if not known and (plan.references(new) or plan.tokens(new)):
                 self._blocked.add(uid)
                 self._tasks.start(self._look_up(uid), "pod references")
             self._want(new)
@@ -362,12 +370,58 @@ class NodeAgent:
             self.node_name,
             self._host_ip,
             lambda gvr, name: data.get((gvr, name)),
+            self._env_of(pod),
         )
         if uid in self._blocked and not want.blocked:
             # What it refers to is not known yet. Not knowing must not stop what runs already.
             want = replace(want, blocked="looking up what its environment and volumes need")
         self._agent.set_pod(want, pod.get("status") or {})
         return want
+
+    def _env_of(self, pod: Mapping[str, Any]) -> dict[str, str]:
+        env = {"POD_TENANT": pod["metadata"].get("tenant") or SYSTEM_TENANT}
+        if self._api is not None:
+            host, port = self._api
+            env["KUBERNETES_SERVICE_HOST"] = host
+            for name in ("KUBERNETES_SERVICE_PORT", "KUBERNETES_SERVICE_PORT_HTTPS"):
+                env[name] = str(port)
+        return env
+
+    async def _renew_tokens(self, uid: str) -> None:
+        """Fresh tokens into the files of a pod that runs. Fails quietly: it is tried again."""
+        tp, pod = self._homes[uid]
+        try:
+            found = await self._tokens(tp, pod)
+            if uid not in self._homes:
+                return
+            self._data[uid] = {**self._data.get(uid, {}), **found}
+            await self._runtime.refresh_files(self._want(self._homes[uid][1]))
+        except errors.Failure as failure:
+            self._renewals[uid] = self._clock.monotonic() + _RENEW_AGAIN_S
+            log.info("%s: renewing tokens: %s", pod["metadata"]["name"], failure.message)
+
+    async def _tokens(
+        self, tp: str, pod: Mapping[str, Any]
+    ) -> dict[tuple[str, str], Mapping[str, bytes]]:
+        """Of the pod's account, bound to the pod; and when they should be others."""
+        ref, found = _ref(pod), dict[tuple[str, str], Mapping[str, bytes]]()
+        account = Key(ref.tenant, ref.namespace, pod["spec"].get("serviceAccountName") or "default")
+        bound = {"apiVersion": "v1", "kind": "Pod", "name": ref.name, "uid": ref.uid}
+        soonest = float("inf")
+        for audience, seconds in plan.tokens(pod):
+            spec: dict[str, Any] = {"expirationSeconds": seconds, "boundObjectRef": bound}
+            if audience:
+                spec["audiences"] = [audience]
+            client = self._tps[tp]
+            call = client.calling("create", "serviceaccounts", account, {"spec": spec}, "token")
+            [reply] = await client.write([call])
+            made = decoded(reply)
+            token = made["status"]["token"].encode()
+            found[plan.TOKENS, plan.token_name(audience, seconds)] = {plan.TOKEN: token}
+            soonest = min(soonest, made["spec"]["expirationSeconds"] * _RENEW_SHARE)
+        if found:
+            self._renewals[ref.uid] = self._clock.monotonic() + soonest
+        return found
 
     async def _look_up(self, uid: str) -> None:
         """Read the config maps and secrets that the pod names, then run it, or say what lacks."""
@@ -388,6 +442,13 @@ class NodeAgent:
             data[gvr, name] = {k: v.encode() for k, v in texts.items()} | {
                 k: base64.b64decode(v) for k, v in binaries.items()
             }
+        try:
+            data |= await self._tokens(tp, pod)
+        except errors.NotFound:
+            pass  # Its account is not there (yet): the pod waits, and says for what.
+        except errors.Failure as failure:
+            log.info("%s: tokens: %s", ref.name, failure)
+            return
         if uid in self._homes:
             self._data[uid] = data
             self._blocked.discard(uid)
@@ -400,6 +461,10 @@ class NodeAgent:
             for uid in list(self._blocked):
                 if uid in self._homes:
                     await self._look_up(uid)
+            now = self._clock.monotonic()
+            for uid, due in list(self._renewals.items()):
+                if now >= due and uid in self._homes and uid not in self._blocked:
+                    await self._renew_tokens(uid)
 
     def _on_happening(self, ref: PodRef, what: Happening) -> None:
         home = self._homes.get(ref.uid)

@@ -230,6 +230,11 @@ RESOURCES: tuple[Resource, ...] = (
         )
         for kind in ("SelfSubjectReview", "TokenReview")
     ],
+    _tenant_scoped(
+        "certificates.k8s.io", "certificatesigningrequests", "CertificateSigningRequest",
+        "k8s.io.api.certificates.v1.CertificateSigningRequest", short_names=("csr",),
+        subresources={"status": _STATUS, "approval": _STATUS},
+    ),
 )  # fmt: skip
 
 _STORED = {r.gvr: r for r in RESOURCES}

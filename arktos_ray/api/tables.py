@@ -374,6 +374,20 @@ def _replica_set(obj: Object, now: float) -> Cells:
     ]
 
 
+def _signing_request(obj: Object, now: float) -> Cells:
+    spec, status = obj.get("spec") or {}, obj.get("status") or {}
+    said = [str(each.get("type")) for each in status.get("conditions") or ()]
+    states: list[str] = [each for each in ("Approved", "Denied", "Failed") if each in said]
+    if status.get("certificate"):
+        states.append("Issued")
+    seconds = spec.get("expirationSeconds")
+    return [
+        obj["metadata"].get("name", ""), _age(obj, now), spec.get("signerName") or NONE,
+        spec.get("username") or "", NONE if seconds is None else human_duration(seconds),
+        ",".join(states) or "Pending",
+    ]  # fmt: skip
+
+
 def _controller_revision(obj: Object, now: float) -> Cells:
     meta = obj["metadata"]
     owner = NONE
@@ -676,6 +690,9 @@ _COLUMNS: dict[str, list[dict[str, Any]]] = {
     "leases.coordination.k8s.io": _define("Name", "Holder", "Age"),
     "endpointslices.discovery.k8s.io": _define("Name", "AddressType", "Ports", "Endpoints", "Age"),
     scheme.DEFINITIONS: _define("Name", "Created At:date"),
+    "certificatesigningrequests.certificates.k8s.io": _define(
+        "Name", "Age", "SignerName", "Requestor", "RequestedDuration", "Condition"
+    ),
     f"rolebindings.{scheme.RBAC}": _BINDING_COLUMNS,
     f"clusterrolebindings.{scheme.RBAC}": _BINDING_COLUMNS,
 }  # fmt: skip
@@ -684,6 +701,7 @@ _ROWS: dict[str, Callable[[Object, float], Cells]] = {
     "tenants": _tenant,
     "storageclusters": _storage_cluster,
     "namespaces": _namespace,
+    "certificatesigningrequests.certificates.k8s.io": _signing_request,
     "nodes": _node,
     "pods": _pod,
     "services": _service,

@@ -18,6 +18,8 @@ from arktos_ray.api.errors import BadRequest, Forbidden, Unauthorized
 from arktos_ray.api.names import SYSTEM_TENANT
 from arktos_ray.api.scheme import Resource
 from arktos_ray.apiserver.rights import RightsOfTenants
+from arktos_ray.tenancy import nodes
+from arktos_ray.tenancy.nodes import NODES_GROUP
 from arktos_ray.tenancy.roles import SUPER_GROUP, is_super
 
 _CLUSTER_PATHS = ("/metrics", "/arktos")
@@ -38,8 +40,10 @@ def authorize(rights: RightsOfTenants, call: Call, resource: Resource) -> None:
     elif not user.tenant or not resource.tenanted or call.tenant != user.tenant:
         # Nobody's tenant is "": that is every tenant's prefix.
         raise refusal(call, resource, user)
-    if user.credential:
+    if user.credential and not call.granted:  # Else its own partition has looked.
         rights.check_credential(user)
+    elif NODES_GROUP in user.groups and _node_may(rights, call):
+        return
     # As in Kubernetes, a namespace is in itself: roles that are given there may be about it.
     namespace = call.name if resource.gvr == "namespaces" else call.namespace
     of_tenant = rights.of(user.tenant)
@@ -53,6 +57,28 @@ def authorize(rights: RightsOfTenants, call: Call, resource: Resource) -> None:
     ):
         return
     raise refusal(call, resource, user, of_tenant.lacking(user, namespace))
+
+
+def _node_may(rights: RightsOfTenants, call: Call) -> bool:
+    """Whether its pods need this of the agent of a node. What is left are roles as for all."""
+    node = nodes.node_of(call.user)
+    if not node:
+        return False
+    selected: dict[str, str] = {}
+    text = call.options.get("fieldSelector", "")
+    if text and call.verb in ("list", "watch"):
+        fields = selectors.parse_fields(text)
+        for name in ("metadata.name", "spec.nodeName"):
+            value = fields.required(name)
+            if value is not None:
+                selected[name] = value
+    found = nodes.ruling(
+        node, call.verb, call.gvr, call.subresource, call.tenant, call.namespace, call.name,
+        selected,
+    )  # fmt: skip
+    if isinstance(found, nodes.Need):
+        return rights.node_needs(node, call.tenant, call.namespace, found)
+    return found
 
 
 def allowed(rights: RightsOfTenants, call: Call, resource: Resource) -> bool:

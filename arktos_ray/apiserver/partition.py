@@ -32,7 +32,7 @@ from arktos_ray.tenancy.assignment import stored_in
 from arktos_ray.tenancy.topology import PartitionRow
 
 Object = dict[str, Any]
-# Namespaces and tenants kept decoded, 2 KB each.
+# Namespaces, tenants and service accounts kept decoded, 2 KB each.
 _DECODED_MAX = 10_000
 
 
@@ -93,6 +93,9 @@ class Partition:
 
     def tenant(self, name: str) -> Object | None:
         return self._looked_up("tenants", f"//{name}")
+
+    def account(self, tenant: str, namespace: str, name: str) -> Object | None:
+        return self._looked_up("serviceaccounts", f"{tenant}/{namespace}/{name}")
 
     def _looked_up(self, gvr: str, path: str) -> Object | None:
         """For reading only: asked for at every create, so decoded once a revision."""

@@ -12,10 +12,12 @@ from contextlib import contextmanager
 
 from arktos_ray.api.calls import User
 from arktos_ray.api.errors import Unauthorized, moved
+from arktos_ray.api.names import ALL_TENANTS
 from arktos_ray.store.moving import COMPLETE, HERE
 from arktos_ray.store.records import Record
 from arktos_ray.store.store import Store
 from arktos_ray.tenancy.accounts import ACCOUNTS, PODS, SECRETS
+from arktos_ray.tenancy.nodes import Need, refers
 from arktos_ray.tenancy.rights import Rights
 from arktos_ray.tenancy.roles import BINDINGS, CLUSTER_BINDINGS, RESOURCES
 
@@ -54,7 +56,7 @@ class RightsOfTenants:
 
     def check_credential(self, user: User) -> None:
         """Raises Unauthorized when what the user's token rests on is gone; Moved when it may be
-        elsewhere. 0.5 us for an account alone."""
+        elsewhere. 1.2 us for an account alone."""
         self.of(user.tenant)
         for gvr, path, uid in user.credential:
             record = self._store.get(gvr, path)
@@ -68,6 +70,20 @@ class RightsOfTenants:
                 self._uids.clear()
             known = self._uids[gvr, record.path] = (record, record.decode()["metadata"]["uid"])
         return known[1]
+
+    def node_needs(self, node: str, tenant: str, namespace: str, need: Need) -> bool:
+        """Whether a pod that is bound to the node makes this its business. 0.1 us for each pod of
+        the namespace, 5 more for each of the node."""
+        if not tenant or not namespace or tenant == ALL_TENANTS:
+            return False
+        pods = self._store.table(PODS)
+        if need.gvr == PODS and need.name:
+            record = self._store.get(PODS, f"{tenant}/{namespace}/{need.name}")
+            return record is not None and record.node == node
+        bound = (r for r in pods.range(f"{tenant}/{namespace}/") if r.node == node)
+        if need.gvr == PODS:
+            return any(True for _ in bound)
+        return any(refers(record.decode(), need.gvr, need.name) for record in bound)
 
     @contextmanager
     def relied_on(self, user: User) -> Iterator[None]:
@@ -85,7 +101,9 @@ class RightsOfTenants:
     def _is_there_still(self, gvr: str, record: Record, previous: Record | None) -> None:
         if record.deleted and (gvr, record.path) in self._relied_on:
             tenant = record.key.tenant
-            self.of(tenant).version += 1
+            rights = self._tenants.get(tenant)
+            if rights is not None:
+                rights.version += 1
             self.on_withdrawn(tenant)
 
     def forget(self, tenant: str) -> None:

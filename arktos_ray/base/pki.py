@@ -114,6 +114,16 @@ def ensure(directory: Path, names: Iterable[str], now: datetime) -> Pki:
     return pki
 
 
+def ensure_authority(directory: Path, prefix: str, now: datetime) -> None:
+    """A CA of its own, as ca.crt and ca.key of that directory; made when none is there that
+    lasts."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    certificate, key = directory / "ca.crt", directory / "ca.key"
+    found = _read(certificate, key)
+    if found is None or not _lasting(found[0], now):
+        _write(certificate, key, *_make_ca(now, prefix))
+
+
 # The inside
 
 

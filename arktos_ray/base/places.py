@@ -70,6 +70,11 @@ class Places:
         return self.pki / "accounts"
 
     @property
+    def signer(self) -> Path:
+        """The CA that signs what is asked for with CertificateSigningRequests."""
+        return self.pki / "signer"
+
+    @property
     def ray_token(self) -> Path:
         return self.pki / "ray.token"
 

@@ -19,6 +19,7 @@ import orjson
 from arktos_ray.api.calls import Call, Reply, User
 from arktos_ray.api.errors import Conflict, Failure, Timeout, Unavailable
 from arktos_ray.api.names import SYSTEM_TENANT, Key
+from arktos_ray.base.certificates import Signer
 from arktos_ray.base.clock import Clock
 from arktos_ray.base.ids import Ids
 from arktos_ray.base.tasks import Tasks
@@ -231,6 +232,7 @@ class Parts:
     ca: str = ""  # by which clients know the API, PEM
     # All partitions of our own kind, ours among them.
     siblings: Sequence[Neighbour] = ()
+    signer: Signer | None = None  # of client certificates
 
 
 class Controller:

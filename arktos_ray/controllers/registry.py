@@ -11,12 +11,14 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from arktos_ray.api.scheme import Home
+from arktos_ray.base.certificates import Signer
 from arktos_ray.base.clock import Clock
 from arktos_ray.base.ids import Ids
 from arktos_ray.base.tasks import Tasks
 from arktos_ray.client.informer import Informers
 from arktos_ray.client.port import Client
 from arktos_ray.controllers.clusterroleaggregation.controller import ClusterRoleAggregation
+from arktos_ray.controllers.csrsigning.controller import CsrSigning
 from arktos_ray.controllers.customresources.controller import CustomResources
 from arktos_ray.controllers.deployment.controller import Deployments
 from arktos_ray.controllers.endpoints.controller import Endpoints
@@ -52,28 +54,32 @@ CONTROLLERS: tuple[Row, ...] = (
     Row("garbagecollector", Home.TENANT_PARTITION, False, Garbage),
     Row("clusterrole-aggregation", Home.TENANT_PARTITION, False, ClusterRoleAggregation),
     Row("customresource-cleanup", Home.TENANT_PARTITION, False, CustomResources),
+    Row("csrsigning", Home.TENANT_PARTITION, False, CsrSigning),
     Row("podgc", Home.TENANT_PARTITION, False, PodGc),
     Row("nodelifecycle", Home.RESOURCE_PARTITION, False, NodeLifecycle),
 )
 
 # Where nobody has a certificate there is nothing to publish, and nobody to sign.
 _NEED_CA = ("serviceaccount-token", "root-ca-certificate-publisher")
+_NEED_SIGNER = ("csrsigning",)
 
 
 class Controllers:
     """The controllers of the range (low, high], over partitions that come and go.
 
     They run as tasks of `tasks`, and end with them. skip: names that are not wanted here.
-    ca: by which clients know the API, PEM.
+    ca: by which clients know the API, PEM. signer: of client certificates.
     """
 
     def __init__(
         self, clock: Clock, ids: Ids, tasks: Tasks, low: int = 0, high: int = Range().high, *,
-        skip: Collection[str] = (), ca: str = "",
+        skip: Collection[str] = (), ca: str = "", signer: Signer | None = None,
     ) -> None:  # fmt: skip
         self._clock, self._ids, self._tasks = clock, ids, tasks
         self._range, self._ca = Range(low, high), ca
-        self._skip = skip if ca else (*skip, *_NEED_CA)
+        self._signer = signer
+        lacking = (*(() if ca else _NEED_CA), *(() if signer is not None else _NEED_SIGNER))
+        self._skip = (*skip, *lacking)
         self._tasks_of: dict[str, Tasks] = {}
         self._known: dict[Home, dict[str, Neighbour]] = {home: {} for home in _OTHER}
         # What the controllers of a kind of partition see of the other kind, always up to date.
@@ -110,7 +116,7 @@ class Controllers:
         own = self._known[home][name]
         parts = Parts(
             own.client, own.informers, self._seen[_OTHER[home]], self._clock, self._ids,
-            self._tasks_of[name], self._range, self._ca, self._seen[home],
+            self._tasks_of[name], self._range, self._ca, self._seen[home], self._signer,
         )  # fmt: skip
         for row in CONTROLLERS:
             wanted = row.name not in self._skip and (row.sharded or self._range.low == 0)

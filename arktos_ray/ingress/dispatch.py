@@ -20,6 +20,7 @@ from arktos_ray.ingress.homes import Each, One, Search, home_of, spans
 from arktos_ray.ingress.lanes import Lanes
 from arktos_ray.ingress.limits import Limits
 from arktos_ray.ingress.port import Upstream
+from arktos_ray.tenancy.nodes import node_of
 from arktos_ray.tenancy.roles import is_super
 
 T = TypeVar("T")
@@ -135,6 +136,8 @@ class Dispatcher:
         user = call.user
         if user.trusted or user.tenant != SYSTEM_TENANT or is_super(user):
             return False
+        if node_of(user):
+            return False  # What it may follows from the pods that a partition has.
         return where != One(self._upstream.owner_of(SYSTEM_TENANT))
 
     def _own(self, user: User) -> Peer:

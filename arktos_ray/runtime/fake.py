@@ -51,6 +51,8 @@ class FakeHost:
     images: set[str] | None = None
     registry: set[str] = field(default_factory=set)
     count: int = 0
+    # What pods whose files were refreshed find in their volumes: uid -> volume/path -> content.
+    files: dict[str, dict[str, bytes]] = field(default_factory=dict)
 
     def new_id(self, kind: str) -> str:
         self.count += 1
@@ -199,6 +201,14 @@ class FakeRuntime:
         sandbox.containers[made.seen.id] = made
         self._catch_up()
         return made.seen.id
+
+    async def refresh_files(self, pod: PodWant) -> None:
+        await self._begin("refresh_files")
+        self.host.files[pod.ref.uid] = {
+            f"{volume.name}/{path}": content
+            for volume in pod.volumes
+            for path, content, _ in volume.files
+        }
 
     async def stop_container(self, container_id: str, grace_s: float) -> None:
         await self._begin("stop_container")

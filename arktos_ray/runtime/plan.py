@@ -475,6 +475,29 @@ def references(pod: Mapping[str, Any]) -> set[tuple[str, str]]:
 
 
 _GVRS = {"configmaps": "configMap", "secrets": "secret"}
+# What `Lookup` knows tokens as, by `token_name`; the one key of the data is TOKEN.
+TOKENS, TOKEN = "serviceaccounts/token", "token"
+_TOKEN_S = 3600
+
+
+def token_name(audience: str, seconds: int) -> str:
+    return f"{seconds} {audience}"
+
+
+def tokens(pod: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """(audience, seconds) of every token that its volumes need; audience "" is the API."""
+    return sorted(
+        {
+            _token_of(source["serviceAccountToken"])
+            for volume in pod["spec"].get("volumes") or ()
+            for source in _sources(volume)
+            if "serviceAccountToken" in source
+        }
+    )
+
+
+def _token_of(source: Mapping[str, Any]) -> tuple[str, int]:
+    return source.get("audience") or "", int(source.get("expirationSeconds") or _TOKEN_S)
 
 
 def _probe(
@@ -551,6 +574,16 @@ def _volume(
                 of = containers.get((item.get("resourceFieldRef") or {}).get("containerName"), {})
                 value = _value_from(item, of, facts, lookup) or ""
                 files.append((item["path"], value.encode(), item.get("mode", mode)))
+        if "serviceAccountToken" in source:
+            known = True
+            asked = source["serviceAccountToken"]
+            found = lookup(TOKENS, token_name(*_token_of(asked)))
+            if found is None:
+                raise Missing(f'volume "{name}": there is no token yet')
+            files.append((asked["path"], found[TOKEN], mode))
+            if "/" not in asked["path"]:
+                # Clients that know tenants find theirs beside the token.
+                files.append(("tenant", facts["metadata.tenant"].encode(), _VOLUME_MODE))
         if not known:
             kinds = ", ".join(sorted(set(source) - {"name"}))
             raise Missing(f'volume "{name}": {kinds} is not supported on this node')
@@ -578,9 +611,13 @@ def _projected(
 
 
 def wanted(
-    pod: Mapping[str, Any], tenant: str, node_name: str, host_ip: str, lookup: Lookup
-) -> PodWant:
-    """What a Pod asks of a runtime. lookup(gvr, name) is the decoded data, None when absent."""
+    pod: Mapping[str, Any], tenant: str, node_name: str, host_ip: str, lookup: Lookup,
+    more_env: Mapping[str, str] | None = None,
+) -> PodWant:  # fmt: skip
+    """What a Pod asks of a runtime. lookup(gvr, name) is the decoded data, None when absent.
+
+    more_env: what every container finds in its environment, if it does not say otherwise.
+    """
     metadata, spec = pod["metadata"], pod["spec"]
     status = pod.get("status") or {}
     ref = PodRef(metadata["uid"], tenant, metadata["namespace"], metadata["name"])
@@ -613,7 +650,7 @@ def wanted(
     ):
         for container in containers:
             try:
-                env = _environment(container, facts, lookup)
+                env = {**(more_env or {}), **_environment(container, facts, lookup)}
             except Missing as missing:
                 env, blocked = {}, str(missing)
             attempt = ran.get(container["name"], 0)

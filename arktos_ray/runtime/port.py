@@ -222,6 +222,10 @@ class Runtime(Protocol):
         self, sandbox_id: str, pod: PodWant, container: ContainerWant, attempt: int
     ) -> str: ...
 
+    async def refresh_files(self, pod: PodWant) -> None:
+        """Its volumes hold other files now; containers that run see them. Nothing of a pod that
+        is not here yet."""
+
     async def stop_container(self, container_id: str, grace_s: float) -> None:
         """Returns when it has ended, after at most about the grace."""
 

@@ -182,6 +182,39 @@ def _status(node: RealNode) -> dict[str, Any]:
     return found
 
 
+def test_a_container_can_call_the_api_as_its_account(node: RealNode, k: Program, name: str) -> None:
+    folder = "/var/run/secrets/kubernetes.io/serviceaccount"
+    script = (
+        f"cd {folder}; for f in token namespace tenant; do cat $f; echo; done;"
+        " echo $POD_TENANT $KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT;"
+        " cat ca.crt; echo over; sleep 1000"
+    )
+    k("create", "-f", "-", stdin=pod("caller", name, script))
+    until(lambda: "over" in k.result("logs", "caller").stdout)
+    token, namespace, tenant, where, *ca = k("logs", "caller").splitlines()
+    assert (namespace, tenant) == ("default", "acme")
+    assert where == "acme " + node.url.removeprefix("https://")
+    assert "\n".join(ca[:-1]) == node.ca.read_text().rstrip()
+
+    def whoami() -> tuple[int, str]:
+        done = subprocess.run(
+            [
+                str(k.path), "--server", node.url, "--certificate-authority", str(node.ca),
+                "--token", token, "--kubeconfig", "/dev/null", "auth", "whoami", "-o", "json",
+            ],
+            capture_output=True, text=True, timeout=30, check=False,
+        )  # fmt: skip
+        return done.returncode, done.stdout + done.stderr
+
+    code, said = whoami()
+    assert code == 0, said
+    user = json.loads(said)["status"]["userInfo"]
+    assert user["username"] == "system:serviceaccount:default:default"
+    assert user["extra"]["authentication.kubernetes.io/pod-name"] == ["caller"]
+    k("delete", "pod", "caller", "--timeout=20s")
+    assert "Unauthorized" in whoami()[1]
+
+
 def test_what_happens_to_pods_is_told(node: RealNode, k: Program, name: str) -> None:
     k("create", "-f", "-", stdin=pod("fails", name, "echo $((1 + 1)); exit 3"))
     absent = pod("absent", name, "true", image="arktos.local/absent:1", imagePullPolicy="Never")

@@ -10,6 +10,7 @@ import pytest
 
 from arktos_ray import cli
 from arktos_ray.config import Config, ConfigError, load
+from arktos_ray.ingress.oidc import Settings
 
 
 def test_the_default_is_two_of_each_on_loopback_with_tls() -> None:
@@ -132,6 +133,43 @@ def test_an_etcd_and_several_are_told_to_partitions_as_plain_values(tmp_path: Pa
 def test_an_etcd_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, said: str) -> None:
     file = tmp_path / "arktos.yaml"
     file.write_text(text)
+
+    with pytest.raises(ConfigError) as caught:
+        load(file, {})
+    assert said in str(caught.value)
+
+
+def test_issuers_of_users_are_configured_with_what_their_claims_mean(tmp_path: Path) -> None:
+    file = tmp_path / "arktos.yaml"
+    file.write_text(
+        "oidc:\n"
+        "- issuer: https://id.example\n"
+        "  client-id: arktos\n"
+        "  username-claim: email\n"
+        "  groups-claim: groups\n"
+        "  tenant-claim: org\n"
+        "  required-claims: {hd: example}\n"
+        "- {issuer: https://other.example, client-id: x, tenant: acme, ca-file: ca.crt}\n"
+    )
+    first, second = load(file, {}).oidc
+    made = Settings(**first.spec())
+    assert (made.tenant, made.tenant_claim, made.username_prefix) == ("", "org", None)
+    assert made.required_claims == (("hd", "example"),)
+    assert Settings(**second.spec()).ca.endswith("/ca.crt")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("issuer: http://id.example, client-id: x, tenant: a", "https"),
+        ("issuer: https://id.example, client-id: x", "tenant"),
+        ("issuer: https://id.example, client-id: x, tenant: a, tenant-claim: b", "tenant"),
+        ('issuer: https://id.example, client-id: "", tenant: a', "client-id"),
+    ],
+)
+def test_an_issuer_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "arktos.yaml"
+    file.write_text(f"oidc: [{{{text}}}]")
 
     with pytest.raises(ConfigError) as caught:
         load(file, {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from arktos_ray.api import scheme
+from arktos_ray.api.kinds.certificates import CertificateSigningRequestRules
 from arktos_ray.api.kinds.config import ConfigMapRules, SecretRules
 from arktos_ray.api.kinds.definitions import DefinitionRules
 from arktos_ray.api.kinds.generic import Rules
@@ -29,6 +30,7 @@ _CLASSES: dict[str, type[Rules]] = {
     "storageclusters": StorageClusterRules,
     "namespaces": NamespaceRules,
     "nodes": NodeRules,
+    "certificatesigningrequests.certificates.k8s.io": CertificateSigningRequestRules,
     "pods": PodRules,
     "services": ServiceRules,
     "endpoints": EndpointsRules,

@@ -18,10 +18,12 @@ from arktos_ray.api.names import SYSTEM_TENANT
 from arktos_ray.api.scheme import RBAC, RESOURCES, Resource
 from arktos_ray.apiserver import escalation
 from arktos_ray.apiserver.admission import (
+    certificates,
     daemon_set,
     limit_ranger,
     namespace,
     network,
+    node_restriction,
     priority,
     service_account,
     storage_class,
@@ -114,11 +116,24 @@ def _token_secret(r: Review) -> None:
         token_secret.apply(r.partition, r.new)
 
 
+def _check_node(r: Review) -> None:
+    node_restriction.check_node(r.call, r.new, r.old or None)
+
+
+def _check_approval(r: Review) -> None:
+    certificates.check_approval(r.partition.rights, r.call, r.new, r.old)
+
+
+def _check_signing(r: Review) -> None:
+    certificates.check_signing(r.partition.rights, r.call, r.new, r.old)
+
+
 def _quota(r: Review) -> None:
     r.partition.quotas.check(r.resource, r.call.tenant, r.call.namespace, r.new)
 
 
 _CLAIMS = ("persistentvolumeclaims",)
+_CSRS = ("certificatesigningrequests.certificates.k8s.io",)
 _RBAC = tuple(r.gvr for r in RESOURCES if r.group == RBAC)
 
 # Off by default, as in spec/multitenancy.md 10: DefaultPodNetworkReadiness.
@@ -132,6 +147,12 @@ MUTATING: tuple[Plugin, ...] = (
     Plugin("DefaultStorageClass", (CREATE,), _CLAIMS, _default_class),
     Plugin("ServiceIP", (CREATE, UPDATE), ("services",), lambda r: _give_cluster_ip(r)),
     Plugin("TokenSecret", (CREATE, UPDATE), ("secrets",), _token_secret),
+    Plugin(
+        "CertificateRequester",
+        (CREATE,),
+        _CSRS,
+        lambda r: certificates.note_requester(r.call, r.new),
+    ),
     Plugin("Escalation", (CREATE, UPDATE), _RBAC, _escalation),
 )
 VALIDATING: tuple[Plugin, ...] = (
@@ -144,6 +165,14 @@ VALIDATING: tuple[Plugin, ...] = (
            lambda r: network.check_deployment(r.new)),
     Plugin("SystemDaemonSet", (CREATE, UPDATE), ("daemonsets.apps",),
            lambda r: daemon_set.check(r.call.tenant, r.new)),
+    Plugin("NodeRestriction", (CREATE, UPDATE), ("nodes",), _check_node, ("", "status")),
+    Plugin("NodeRestriction", (CREATE, UPDATE), ("leases.coordination.k8s.io",),
+           lambda r: node_restriction.check_lease(r.call, r.new)),
+    Plugin("NodeRestriction", (UPDATE,), ("pods",),
+           lambda r: node_restriction.check_status(r.call, r.new, r.old), ("status",)),
+    Plugin("CertificateRequest", (CREATE,), _CSRS, lambda r: certificates.check_request(r.new)),
+    Plugin("CertificateApproval", (UPDATE,), _CSRS, _check_approval, ("approval",)),
+    Plugin("CertificateSigning", (UPDATE,), _CSRS, _check_signing, ("status",)),
     # Last: who is refused above is charged nothing.
     Plugin("ResourceQuota", (CREATE, UPDATE), (), _quota, ("", "resize")),
 )  # fmt: skip
@@ -177,6 +206,26 @@ def mutate(
         review = Review(partition, call, resource, new, old or {})
         for judge in judges:
             judge(review)
+
+
+def complete(partition: Partition, call: Call, resource: Resource, obj: Object) -> None:
+    """What is ours to add to an object that was found valid: the token of a pod's account. It is
+    not validated, which saves 20 us a pod, and containers that webhooks added find it too.
+
+    Raises Forbidden.
+    """
+    if resource.gvr != "pods" or partition.tokens.keys is None:
+        return
+    name = obj["spec"]["serviceAccountName"]
+    account = partition.account(call.tenant, call.namespace, name)
+    if account is None:
+        if name != service_account.DEFAULT:
+            raise errors.Forbidden(
+                f'pods "{obj["metadata"].get("name", "")}" is forbidden: error looking up service'
+                f' account {call.namespace}/{name}: serviceaccount "{name}" not found'
+            )
+        account = {}  # It comes with its namespace, a moment later.
+    service_account.mount(obj, account, partition.ids.suffix())
 
 
 def validate(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def apply(partition: Partition, obj: dict[str, Any]) -> None:
     """Gives a Secret that is for an account's token what it lacks. Nothing without the account:
-    the controller removes it. 80 us when it signs."""
+    the controller removes it. 120 us when it signs."""
     meta, data = obj["metadata"], obj.get("data") or {}
     if partition.tokens.keys is None:
         return

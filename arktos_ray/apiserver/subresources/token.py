@@ -23,13 +23,14 @@ from arktos_ray.apiserver.partition import (
 from arktos_ray.base.clock import rfc3339
 from arktos_ray.tenancy import accounts
 from arktos_ray.tenancy.accounts import Ref, Subject
+from arktos_ray.tenancy.nodes import node_of, wrong_token
 
 # (apiVersion, kind) of what a token may be bound to.
 _BOUND = {("v1", "Pod"): "pods", ("v1", "Secret"): "secrets"}
 
 
 def create_token(partition: Partition, call: Call, resource: Resource) -> Reply:
-    """60 us, most of them the signature."""
+    """120 us, most of them the signature."""
     answer, no_warnings = answer_of(resource, "token"), tuple[str, ...]()
     if call.user.trusted:
         obj, warnings = parsed(call), no_warnings
@@ -84,7 +85,9 @@ def _bound(partition: Partition, call: Call, account: Object, bound: Object | No
         call.tenant, tenant["metadata"]["uid"], call.namespace,
         Ref(call.name, account["metadata"]["uid"]),
     )  # fmt: skip
+    asking = node_of(call.user)
     if not bound:
+        _check_node(asking, call, None, "")
         return subject
     kind = (bound.get("apiVersion") or "", bound.get("kind") or "")
     gvr = _BOUND.get(kind)
@@ -105,6 +108,7 @@ def _bound(partition: Partition, call: Call, account: Object, bound: Object | No
             f" record. The object might have been deleted and then recreated",
         )  # fmt: skip
     ref = Ref(name, uid)
+    _check_node(asking, call, bound, found["spec"].get("nodeName", "") if gvr == "pods" else "")
     if gvr == "secrets":
         return subject._replace(secret=ref)
     runs_as = found["spec"].get("serviceAccountName", "")
@@ -115,3 +119,10 @@ def _bound(partition: Partition, call: Call, account: Object, bound: Object | No
         )
     node = found["spec"].get("nodeName")
     return subject._replace(pod=ref, node=Ref(node, "") if node else None)
+
+
+def _check_node(node: str, call: Call, bound: Object | None, pod_node: str) -> None:
+    """Agents get tokens for the pods that they run, and no others. Raises Forbidden."""
+    wrong = wrong_token(node, bound, pod_node) if node else ""
+    if wrong:
+        raise errors.Forbidden(f'serviceaccounts "{call.name}" is forbidden: {wrong}')

@@ -99,6 +99,7 @@ def prepare(
     if not call.user.trusted:
         causes = kinds.validate_meta(obj, resource) + rules.validate(obj)
         check_valid(resource, obj["metadata"].get("name", ""), causes)
+    admission.complete(partition, call, resource, obj)
     admission.validate(partition, call, resource, obj, None)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
@@ -56,6 +57,8 @@ _CPU_PERIOD_US: Final = 100_000
 # Where no registry answers, this is how long the first pod waits to find out.
 _SANDBOX_PULL_DEADLINE_S: Final = 20.0
 _SLICE: Final = "arktos.slice"
+# A file that is nobody else's.
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 
 class Containerd:
@@ -250,6 +253,11 @@ class Containerd:
                 raise
         return container_id
 
+    async def refresh_files(self, pod: PodWant) -> None:
+        for volume in pod.volumes:
+            if volume.files and self._volume_directory(pod.ref, volume.name).exists():
+                self._fill(pod.ref, volume)
+
     async def stop_container(self, container_id: str, grace_s: float) -> None:
         await self._gone_is_done(
             "StopContainer",
@@ -338,8 +346,15 @@ class Containerd:
         for path, content, mode in volume.files:
             file = _inside(directory, path)
             file.parent.mkdir(parents=True, exist_ok=True)
-            if not file.exists() or file.read_bytes() != content:
-                file.write_bytes(content)
+            if file.is_symlink() or not file.exists() or file.read_bytes() != content:
+                # Whole or not at all: a container may read it just now. What a container put in
+                # its place is replaced, not followed.
+                fresh = file.with_name(f".{file.name}.new")
+                fresh.unlink(missing_ok=True)
+                with os.fdopen(os.open(fresh, _NEW, 0o600), "wb") as opened:
+                    opened.write(content)
+                fresh.chmod(mode)
+                fresh.replace(file)
             file.chmod(mode)
 
     def _mounts(self, pod: PodWant, container: ContainerWant) -> list[dict[str, Any]]:

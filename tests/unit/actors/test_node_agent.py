@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+import orjson
 import pytest
 
 from arktos_ray.actors.node_agent import NodeAgent, machine_facts
 from arktos_ray.api import errors
-from arktos_ray.api.calls import User
+from arktos_ray.api.calls import Call, Reply, User
 from arktos_ray.api.names import Key
 from arktos_ray.base.tasks import Tasks
 from arktos_ray.client.port import Client
@@ -19,12 +20,28 @@ from arktos_ray.runtime.fake import FakeHost, FakeRuntime
 from arktos_ray.testing.fakes import FakeClock, FakePartition
 
 
+class Issuing(FakePartition):
+    """Gives a token to whoever asks for one of an account."""
+
+    def __init__(self, clock: FakeClock, seed: int) -> None:
+        super().__init__(clock, seed)
+        self.asked: list[dict[str, Any]] = []
+
+    async def call(self, calls: Sequence[Call]) -> list[Reply]:
+        if not self.down and calls[0].subresource == "token":
+            spec = orjson.loads(calls[0].body)["spec"]
+            self.asked.append(spec)
+            body = {"spec": spec, "status": {"token": f"token-{len(self.asked)}"}}
+            return [Reply(201, orjson.dumps(body))]
+        return await super().call(calls)
+
+
 class World:
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.host = FakeHost()
         self.rp = FakePartition(self.clock, 1)
-        self.tps = {"tp-1": FakePartition(self.clock, 2), "tp-2": FakePartition(self.clock, 3)}
+        self.tps = {"tp-1": Issuing(self.clock, 2), "tp-2": Issuing(self.clock, 3)}
         self.boot()
 
     def boot(self) -> None:
@@ -48,13 +65,21 @@ class World:
         self.boot()
         await self.start()
 
-    def put(self, name: str, tp: str = "tp-1", tenant: str = "acme", **container: Any) -> None:
+    def put(
+        self, name: str, tp: str = "tp-1", tenant: str = "acme", volumes: Any = (),
+        **container: Any,
+    ) -> None:  # fmt: skip
         main = {"name": "main", "image": "i:1", **container}
         self.tps[tp].put(
             "pods",
             {
                 "metadata": {"tenant": tenant, "namespace": "default", "name": name},
-                "spec": {"nodeName": "here", "restartPolicy": "Always", "containers": [main]},
+                "spec": {
+                    "nodeName": "here",
+                    "restartPolicy": "Always",
+                    "containers": [main],
+                    "volumes": list(volumes),
+                },
                 "status": {"phase": "Pending"},
             },
         )
@@ -248,3 +273,22 @@ async def test_stats_tell_what_runs(world: World) -> None:
     stats = await world.agent.request("stats", None)
     assert stats["runtime"] == "ready"
     assert [c["pod"] for c in stats["containers"]] == ["web"]
+
+
+@story
+async def test_a_container_finds_a_token_of_its_account_and_later_another(world: World) -> None:
+    made = world.tps["tp-1"].asked
+    await world.start()
+    sources = [{"serviceAccountToken": {"path": "token", "expirationSeconds": 3607}}]
+    world.put("web", volumes=[{"name": "access", "projected": {"sources": sources}}])
+    pod = world.pod("web")
+    await world.clock.advance(8)
+    assert world.phase("web") == "Running"
+    [asked] = made
+    assert asked["boundObjectRef"]["uid"] == pod["metadata"]["uid"]
+    await world.clock.advance(2600)
+    assert len(made) == 1
+    await world.clock.advance(300)
+    assert len(made) == 2
+    files = world.host.files[pod["metadata"]["uid"]]
+    assert files == {"access/token": b"token-2", "access/tenant": b"acme"}

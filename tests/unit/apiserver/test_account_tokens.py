@@ -23,7 +23,7 @@ from arktos_ray.tenancy import accounts
 Story = Callable[[Acme], Awaitable[None]]
 ISSUER = accounts.ISSUER
 BOT = {"metadata": {"name": "bot"}}
-POD = {
+POD: dict[str, Any] = {
     "metadata": {"name": "p"},
     "spec": {"serviceAccountName": "bot", "containers": [{"name": "c", "image": "i"}]},
 }
@@ -214,6 +214,25 @@ def test_a_watch_ends_with_the_account_of_its_token(acme: Callable[[Story], None
     acme(story)
 
 
+def test_pods_carry_the_token_of_their_account_which_must_be_there(
+    acme: Callable[[Story], None],
+) -> None:
+    async def story(world: Acme) -> None:
+        made = await world.ok("create", "pods", POD)
+        [volume] = made["spec"]["volumes"]
+        assert volume["name"].startswith("kube-api-access-")
+        nobodys = {**POD, "metadata": {"name": "q"}}
+        nobodys["spec"] = {**POD["spec"], "serviceAccountName": "nobody"}
+        said = await world.fails(403, "create", "pods", nobodys)
+        assert 'serviceaccount "nobody" not found' in said
+        # Which of a namespace's beginnings comes first does not matter.
+        default = {"metadata": {"name": "r"}, "spec": {"containers": POD["spec"]["containers"]}}
+        made = await world.ok("create", "pods", default)
+        assert made["spec"]["serviceAccountName"] == "default"
+
+    acme(story)
+
+
 def secret(account: str = "bot", **annotations: str) -> dict[str, Any]:
     return {
         "metadata": {
@@ -263,6 +282,22 @@ def test_a_secret_for_nobodys_token_gets_none(acme: Callable[[Story], None]) -> 
         old = secret(**{accounts.UID_ANNOTATION: "of-a-former-one"})
         made = await world.ok("create", "secrets", old)
         assert "token" not in (made.get("data") or {})
+
+    acme(story)
+
+
+def test_a_secret_that_was_there_before_its_account_gets_its_token_later(
+    acme: Callable[[Story], None],
+) -> None:
+    async def story(world: Acme) -> None:
+        await world.ok("create", "secrets", secret("late"))
+        made = await world.ok("create", "serviceaccounts", {"metadata": {"name": "late"}})
+        said = {"metadata": {"annotations": {accounts.UID_ANNOTATION: made["metadata"]["uid"]}}}
+        filled = await world.ok(
+            "patch", "secrets", said, name="mine", kind="application/merge-patch+json"
+        )
+        token = base64.b64decode(filled["data"]["token"]).decode()
+        assert identity(world, token).user.name == "system:serviceaccount:n:late"
 
     acme(story)
 

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from arktos_ray.api.calls import User
 from arktos_ray.api.names import Key
+from arktos_ray.base.certificates import Signer
 from arktos_ray.client.port import Client
 from arktos_ray.controllers import registry
 from arktos_ray.testing.fakes import settle
@@ -13,7 +14,10 @@ MIDDLE = 4611686018427387903
 
 def _start(world: Any, *range_: int) -> dict[str, Any]:
     user = User("test", trusted=True)
-    controllers = registry.Controllers(world.clock, world.ids, world.tasks, *range_, ca="a CA")
+    signer = cast(Signer, object())  # Nothing is asked of it here.
+    controllers = registry.Controllers(
+        world.clock, world.ids, world.tasks, *range_, ca="a CA", signer=signer
+    )
     controllers.update({"tp-1": Client(world.tp, user)}, {"rp-1": Client(world.rp, user)})
     return controllers.running
 

@@ -211,6 +211,8 @@ class Elsewhere:
             numbers = key.public_key().public_numbers()
             n, e = (encoded(v.to_bytes((v.bit_length() + 7) // 8)) for v in (numbers.n, numbers.e))
             keys.append({"kty": "RSA", "kid": kid, "alg": "RS256", "n": n, "e": e})
+        # As many as come in several pieces.
+        keys += [{"kty": "EC", "kid": f"other-{i}", "x": "x" * 100} for i in range(2_000)]
         return web.json_response({"keys": keys})
 
     def token(self, **claims: Any) -> str:

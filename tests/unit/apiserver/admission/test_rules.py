@@ -58,6 +58,46 @@ def test_a_pod_acts_as_somebody() -> None:
     assert obj["spec"]["serviceAccount"] == "robot"
 
 
+def test_every_container_finds_the_token_unless_it_has_something_there() -> None:
+    own = {"name": "x", "mountPath": service_account.MOUNT_PATH}
+    obj = pod(containers=[{"name": "a"}, {"name": "b", "volumeMounts": [own]}],
+              initContainers=[{"name": "i"}])  # fmt: skip
+    service_account.mount(obj, {}, "abcde")
+    mounted = {"name": "kube-api-access-abcde", "readOnly": True,
+               "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"}  # fmt: skip
+    [a, b] = obj["spec"]["containers"]
+    assert a["volumeMounts"] == [mounted]
+    assert b["volumeMounts"] == [own]
+    assert obj["spec"]["initContainers"][0]["volumeMounts"] == [mounted]
+    [volume] = obj["spec"]["volumes"]
+    assert volume["name"] == "kube-api-access-abcde"
+    assert [next(iter(each)) for each in volume["projected"]["sources"]] == [
+        "serviceAccountToken", "configMap", "downwardAPI",
+    ]  # fmt: skip
+    again = {"metadata": {}, "spec": {**obj["spec"]}}
+    service_account.mount(again, {}, "other")
+    assert again["spec"]["volumes"] == [volume]
+
+
+@pytest.mark.parametrize(
+    ("of_pod", "of_account", "mounted"),
+    [
+        (None, None, True), (None, False, False), (False, None, False), (True, False, True),
+        (False, True, False),
+    ],
+)  # fmt: skip
+def test_a_pod_or_its_account_may_do_without_a_token(
+    of_pod: bool | None, of_account: bool | None, mounted: bool
+) -> None:
+    obj = pod(containers=[{"name": "a"}])
+    if of_pod is not None:
+        obj["spec"]["automountServiceAccountToken"] = of_pod
+    account = {} if of_account is None else {"automountServiceAccountToken": of_account}
+    service_account.mount(obj, {**account, "imagePullSecrets": [{"name": "s"}]}, "x")
+    assert ("volumes" in obj["spec"]) == mounted
+    assert obj["spec"]["imagePullSecrets"] == [{"name": "s"}]
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("", 0), ("system-node-critical", 2000001000), ("system-cluster-critical", 2000000000)],

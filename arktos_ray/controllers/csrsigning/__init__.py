@@ -1,0 +1,1 @@
+"""Approved requests for certificates are signed."""
