@@ -147,6 +147,7 @@ class Moves:
         ips = self._partition.service_ips
         self._partition.rights.forget(mark.tenant)
         self._partition.quotas.reread(mark.tenant)
+        self._partition.hooks.reread(mark.tenant)
         if mark.state == DEPARTED:
             ips.lend(mark.tenant, mark.addresses)
         else:

@@ -104,6 +104,7 @@ _EXTENSIONS = "k8s.io.api.extensions.v1beta1."
 _RBAC = "k8s.io.api.rbac.v1."
 RBAC = "rbac.authorization.k8s.io"
 _AUTHORIZATION = "authorization.k8s.io"
+ADMISSION = "admissionregistration.k8s.io"
 
 
 def _v1(scope: Scope, group: str, plural: str, kind: str, schema: str, **more: object) -> Resource:
@@ -197,6 +198,14 @@ RESOURCES: tuple[Resource, ...] = (
     _tenant_scoped(
         RBAC, "clusterrolebindings", "ClusterRoleBinding", _RBAC + "ClusterRoleBinding"
     ),
+    # Cluster-scoped in Kubernetes; here each tenant has its own (docs/decisions/0022).
+    *[
+        _tenant_scoped(
+            ADMISSION, kind.lower() + "s", kind, f"k8s.io.api.admissionregistration.v1.{kind}",
+            categories=("api-extensions",), has_generation=True,
+        )
+        for kind in ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
+    ],
     _namespaced(
         _AUTHORIZATION, "localsubjectaccessreviews", "LocalSubjectAccessReview",
         "k8s.io.api.authorization.v1.LocalSubjectAccessReview", verbs=("create",), virtual=True,

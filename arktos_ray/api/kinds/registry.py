@@ -17,6 +17,7 @@ from arktos_ray.api.kinds.rbac import (
 from arktos_ray.api.kinds.records import EventRules, LeaseRules
 from arktos_ray.api.kinds.services import EndpointSliceRules, EndpointsRules, ServiceRules
 from arktos_ray.api.kinds.spaces import NamespaceRules, StorageClusterRules, TenantRules
+from arktos_ray.api.kinds.webhooks import MutatingWebhookRules, WebhookRules
 from arktos_ray.api.kinds.workloads import (
     ControllerRevisionRules,
     DeploymentRules,
@@ -42,6 +43,8 @@ _CLASSES: dict[str, type[Rules]] = {
     "controllerrevisions.apps": ControllerRevisionRules,
     "leases.coordination.k8s.io": LeaseRules,
     "endpointslices.discovery.k8s.io": EndpointSliceRules,
+    f"mutatingwebhookconfigurations.{scheme.ADMISSION}": MutatingWebhookRules,
+    f"validatingwebhookconfigurations.{scheme.ADMISSION}": WebhookRules,
     f"roles.{scheme.RBAC}": RoleRules,
     f"rolebindings.{scheme.RBAC}": RoleBindingRules,
     f"clusterroles.{scheme.RBAC}": ClusterRoleRules,

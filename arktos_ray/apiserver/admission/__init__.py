@@ -15,11 +15,12 @@ from arktos_ray.api.calls import Call
 from arktos_ray.api.kinds import services
 from arktos_ray.api.kinds.config import TOKEN_TYPE
 from arktos_ray.api.names import SYSTEM_TENANT
-from arktos_ray.api.scheme import RBAC, RESOURCES, Resource
+from arktos_ray.api.scheme import ADMISSION, RBAC, RESOURCES, Resource
 from arktos_ray.apiserver import escalation
 from arktos_ray.apiserver.admission import (
     daemon_set,
     limit_ranger,
+    matching,
     namespace,
     network,
     priority,
@@ -119,6 +120,7 @@ def _quota(r: Review) -> None:
 
 
 _CLAIMS = ("persistentvolumeclaims",)
+_WEBHOOKS = tuple(f"{kind}webhookconfigurations.{ADMISSION}" for kind in ("mutating", "validating"))
 _RBAC = tuple(r.gvr for r in RESOURCES if r.group == RBAC)
 
 # Off by default, as in spec/multitenancy.md 10: DefaultPodNetworkReadiness.
@@ -144,6 +146,7 @@ VALIDATING: tuple[Plugin, ...] = (
            lambda r: network.check_deployment(r.new)),
     Plugin("SystemDaemonSet", (CREATE, UPDATE), ("daemonsets.apps",),
            lambda r: daemon_set.check(r.call.tenant, r.new)),
+    Plugin("MatchConditions", (CREATE, UPDATE), _WEBHOOKS, lambda r: matching.check(r.new)),
     # Last: who is refused above is charged nothing.
     Plugin("ResourceQuota", (CREATE, UPDATE), (), _quota, ("", "resize")),
 )  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Any
 from arktos_ray.api import codec, errors
 from arktos_ray.api.calls import Call, Reply
 from arktos_ray.api.scheme import Resource
+from arktos_ray.apiserver.admission.matching import CREATE
 from arktos_ray.apiserver.partition import (
     Partition,
     conflict,
@@ -49,6 +50,9 @@ def bind(partition: Partition, call: Call, resource: Resource) -> Reply:
         )
     if pod["spec"].get("schedulingGates"):
         raise conflict(resource, call.name, "pod has non-empty .spec.schedulingGates")
+    partition.hooks.agree(
+        partition, call, resource, CREATE, binding, None, record.revision, ("", "v1", "Binding")
+    )
     pod["spec"]["nodeName"] = node
     status = pod.setdefault("status", {})
     conditions = [c for c in status.get("conditions") or [] if c["type"] != "PodScheduled"]
@@ -71,5 +75,7 @@ def evict(partition: Partition, call: Call, resource: Resource) -> Reply:
     record = partition.latest(resource, call)
     pod = record.decode()
     check_preconditions(resource, call.name, pod, options)
+    kind = ("policy", "v1", "Eviction")
+    partition.hooks.agree(partition, call, resource, CREATE, eviction, None, record.revision, kind)
     delete_one(partition, resource, key_of(call), record, pod, options, is_dry_run(call, options))
     return reply_with(201, {**_SUCCESS, "code": 201})
