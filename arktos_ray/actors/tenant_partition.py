@@ -137,7 +137,7 @@ class TenantPartition(Part):
 
     async def close(self) -> None:
         await super().close()
-        self._outside.close()
+        await self._outside.close()
         self._log.close()
 
     async def stats(self) -> dict[str, Any]:

@@ -50,10 +50,24 @@ class Https:
         work = asyncio.run_coroutine_threadsafe(self._post(target, body, timeout_s), loop)
         return await asyncio.wrap_future(work)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         loop, self._loop = self._loop, None
         if loop is not None:
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._end(), loop))
             loop.call_soon_threadsafe(loop.stop)
+            if self._thread is not None:
+                self._thread.join()
+
+    async def _end(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+            # Connections that say goodbye over TLS are closed an iteration later.
+            await asyncio.sleep(0)
 
     def _start(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
@@ -176,9 +190,6 @@ def _live(loop: asyncio.AbstractEventLoop) -> None:
     try:
         loop.run_forever()
     finally:
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-        loop.run_until_complete(asyncio.sleep(0))
         loop.close()
 
 
