@@ -25,6 +25,7 @@ from arktos_ray.api.scheme import ADMISSION, Resource
 from arktos_ray.apiserver.admission import matching
 from arktos_ray.apiserver.admission.matching import CREATE, DELETE, EXEMPT, UPDATE, Asked
 from arktos_ray.apiserver.admission.namespace import is_terminating
+from arktos_ray.apiserver.admission.refusals import forbidden
 from arktos_ray.store.records import Record
 from arktos_ray.store.store import Store
 
@@ -39,6 +40,8 @@ VALIDATING = f"validatingwebhookconfigurations.{ADMISSION}"
 _SERVED: dict[str, list[Resource]] = {}
 for _resource in scheme.BY_PATH.values():
     _SERVED.setdefault(_resource.gvr, []).append(_resource)
+# Webhooks of one tenant: each is looked at by every write that it may concern. Then 403.
+HOOKS_PER_TENANT_MAX = 256
 # How often one call begins again because something changed while webhooks were asked.
 _ROUNDS = 8
 # What the rules of one tenant say about (operation, resource, subresource), remembered.
@@ -178,6 +181,17 @@ class Hooks:
         for gvr in (MUTATING, VALIDATING):
             for record in self._store.table(gvr).range(f"{tenant}/"):
                 self._published(gvr, record, None)
+
+    def check_room(self, resource: Resource, tenant: str, obj: Object) -> None:
+        """Raises Forbidden for a configuration that is more than the tenant may have."""
+        found, own = self._tenants.get(tenant), (resource.gvr, obj["metadata"]["name"])
+        others = (
+            [h for at, hooks in found.configs.items() if at != own for h in hooks] if found else []
+        )
+        if len(others) + len(obj.get("webhooks") or ()) > HOOKS_PER_TENANT_MAX:
+            raise forbidden(
+                resource.gvr, obj, f"a tenant may have at most {HOOKS_PER_TENANT_MAX} webhooks"
+            )
 
     def concerns(self, tenant: str, operation: str, resource: Resource) -> bool:
         """Whether any webhook may want to be asked, before an object is looked at."""

@@ -14,14 +14,20 @@ import ipaddress
 import socket
 import ssl
 import threading
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from arktos_ray.apiserver.targets import Target, Unreachable
 
-# One answer: an object of 3 MiB, as a patch in base64, and more.
-RESPONSE_BYTES_MAX = 8 << 20
-# Of all tenants at once; each may have its share only (reviews.py). Others wait.
-CONNECTIONS_MAX = 256
+# One answer: an object of 3 MiB, as a patch in base64.
+RESPONSE_BYTES_MAX = 4 << 20
+# At once. One tenant's slow webhooks must not be what another's wait for: so many times its share.
+CONNECTIONS_MAX = 1_024
+CONNECTIONS_PER_TENANT_MAX = 32
+# Names that are looked up at once, each by a thread that cannot be interrupted.
+LOOKUPS_MAX = 64
+LOOKUPS_PER_TENANT_MAX = 2
 # Of one address: endpoints are tried in turn.
 _ADDRESSES = 3
 _CONTEXTS = 256
@@ -44,6 +50,9 @@ class Https:
         self._session: Any = None
         self._contexts: dict[tuple[str, str, bytes], ssl.SSLContext] = {}
         self._own: frozenset[Address] = frozenset()
+        self._connections: dict[str, _Share] = {}
+        self._lookups: dict[str, _Share] = {}
+        self._names: ThreadPoolExecutor | None = None
 
     async def post(self, target: Target, body: bytes, timeout_s: float) -> bytes:
         loop = self._start()
@@ -66,6 +75,9 @@ class Https:
         if self._session is not None:
             await self._session.close()
             self._session = None
+        if self._names is not None:
+            self._names.shutdown(wait=False, cancel_futures=True)
+            self._names = None
             # Connections that say goodbye over TLS are closed an iteration later.
             await asyncio.sleep(0)
 
@@ -81,7 +93,8 @@ class Https:
     async def _post(self, target: Target, body: bytes, timeout_s: float) -> bytes:
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._tried(target, body)
+                async with _share(self._connections, target.tenant, CONNECTIONS_PER_TENANT_MAX):
+                    return await self._tried(target, body)
         except TimeoutError:
             raise _failed(target, "context deadline exceeded") from None
 
@@ -97,16 +110,16 @@ class Https:
 
     async def _resolve(self, target: Target) -> list[Address]:
         found: list[Address] = []
-        loop = asyncio.get_running_loop()
         for name in target.names:
             with contextlib.suppress(ValueError):
                 found.append(ipaddress.ip_address(name))
                 continue
+            # Whoever gives up leaves a thread behind: it counts until it is done.
+            looking = asyncio.ensure_future(self._look_up(target.tenant, name))
             try:
-                rows = await loop.getaddrinfo(name, target.port, type=socket.SOCK_STREAM)
+                found += await asyncio.shield(looking)
             except (OSError, UnicodeError):
                 continue
-            found += [ipaddress.ip_address(str(row[4][0]).partition("%")[0]) for row in rows]
         if not found:
             raise _failed(target, f"dial tcp: lookup {target.names[0]}: no such host")
         if not self._own and not self._allow_local:
@@ -115,6 +128,13 @@ class Https:
         if not allowed:
             raise _failed(target, "the address is not allowed")
         return allowed
+
+    async def _look_up(self, tenant: str, name: str) -> list[Address]:
+        if self._names is None:
+            self._names = ThreadPoolExecutor(LOOKUPS_MAX, "webhook-names")
+        async with _share(self._lookups, tenant, LOOKUPS_PER_TENANT_MAX):
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._names, _addresses_of, name)
 
     async def _send(self, target: Target, address: Address, body: bytes) -> bytes:
         import aiohttp  # 20 MB and 0.3 s, for those who have webhooks
@@ -185,6 +205,32 @@ class Https:
         return context
 
 
+class _Share:
+    """What one tenant has of something, for as long as it has any."""
+
+    def __init__(self, size: int) -> None:
+        self.free = asyncio.Semaphore(size)
+        self.users = 0
+
+
+@contextlib.asynccontextmanager
+async def _share(shares: dict[str, _Share], tenant: str, size: int) -> AsyncIterator[None]:
+    share = shares.setdefault(tenant, _Share(size))
+    share.users += 1
+    try:
+        async with share.free:
+            yield
+    finally:
+        share.users -= 1
+        if not share.users:
+            del shares[tenant]
+
+
+def _addresses_of(name: str) -> list[Address]:
+    rows = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    return [ipaddress.ip_address(str(row[4][0]).partition("%")[0]) for row in rows]
+
+
 def _live(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
     try:
@@ -208,8 +254,7 @@ def _own_addresses() -> frozenset[Address]:
     found = set()
     for name in {socket.gethostname(), socket.getfqdn()}:
         with contextlib.suppress(OSError, UnicodeError):
-            for row in socket.getaddrinfo(name, None):
-                found.add(ipaddress.ip_address(str(row[4][0]).partition("%")[0]))
+            found.update(_addresses_of(name))
     # The one that others see us under. Nothing is sent.
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect(("192.0.2.1", 9))

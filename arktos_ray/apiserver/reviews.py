@@ -11,7 +11,7 @@ import asyncio
 import base64
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -34,6 +34,9 @@ Object = dict[str, Any]
 REVIEWS_PER_TENANT_MAX = 64
 # Of all tenants. Each holds an object or two. Then 429.
 REVIEWS_MAX = 1_024
+# Their bodies. Three copies and more are in memory while webhooks are asked. Then 429.
+REVIEW_BYTES_PER_TENANT_MAX = 16 << 20
+REVIEW_BYTES_MAX = 128 << 20
 # All webhooks of one call together, whatever timeouts they have: clients give up after 60.
 REVIEW_S = 45.0
 # What webhooks may say in one warning, and in all of one answer.
@@ -70,32 +73,45 @@ class Reviews:
     def __init__(self, partition: Partition, outside: Way) -> None:
         self._partition = partition
         self.outside = outside
-        self._asking: Counter[str] = Counter()
+        self._asking: Counter[str] = Counter()  # calls, by tenant
+        self._bytes: Counter[str] = Counter()
+        self._calls_total = self._bytes_total = 0
 
-    @contextlib.asynccontextmanager
-    async def room(self, tenant: str) -> AsyncIterator[None]:
-        """Raises TooManyRequests."""
-        if self._asking[tenant] >= REVIEWS_PER_TENANT_MAX or (
-            sum(self._asking.values()) >= REVIEWS_MAX
+    @contextlib.contextmanager
+    def room(self, tenant: str, size: int) -> Iterator[None]:
+        """size: of the body. Raises TooManyRequests."""
+        if (
+            self._asking[tenant] >= REVIEWS_PER_TENANT_MAX
+            or self._calls_total >= REVIEWS_MAX
+            or self._bytes[tenant] + size > REVIEW_BYTES_PER_TENANT_MAX
+            or self._bytes_total + size > REVIEW_BYTES_MAX
         ):
             raise errors.TooManyRequests(
                 "too many requests wait for webhooks; try again", details={"retryAfterSeconds": 1}
             )
-        self._asking[tenant] += 1
+        self._count(tenant, 1, size)
         try:
             yield
         finally:
-            self._asking[tenant] -= 1
-            if not self._asking[tenant]:
-                del self._asking[tenant]
+            self._count(tenant, -1, -size)
+
+    def _count(self, tenant: str, calls: int, size: int) -> None:
+        self._asking[tenant] += calls
+        self._bytes[tenant] += size
+        self._calls_total += calls
+        self._bytes_total += size
+        if not self._asking[tenant]:
+            del self._asking[tenant], self._bytes[tenant]
 
     async def ask(self, what: Outside, attempt: Attempt) -> None:
         """Raises a Failure when the answer is no, or none came from one that must answer."""
+        spent = matching.Spent()
         if what.hooks[0].hook.mutating:
-            await self._mutate(what, attempt)
+            await self._mutate(what, attempt, spent)
         else:
             asking = [
-                asyncio.ensure_future(self._one(what, one, what.new, attempt)) for one in what.hooks
+                asyncio.ensure_future(self._one(what, one, what.new, attempt, spent))
+                for one in what.hooks
             ]
             try:
                 await asyncio.gather(*asking)
@@ -104,28 +120,29 @@ class Reviews:
                     each.cancel()
                 await asyncio.gather(*asking, return_exceptions=True)
 
-    async def _mutate(self, what: Outside, attempt: Attempt) -> None:
+    async def _mutate(self, what: Outside, attempt: Attempt, spent: matching.Spent) -> None:
         obj, again = what.new, []
         for one in what.hooks:
             before = obj
-            obj = await self._one(what, one, obj, attempt)
+            obj = await self._one(what, one, obj, attempt, spent)
             if obj != before:
                 # Whoever saw it before that, and wants to, sees it once more.
                 again += [each for each in _before(what.hooks, one) if each not in again]
         for one in again:
             if one.hook.spec.get("reinvocationPolicy") == "IfNeeded":
-                obj = await self._one(what, one, obj, attempt)
+                obj = await self._one(what, one, obj, attempt, spent)
         if obj is not None and what.new is not None and obj != what.new:
             attempt.object, attempt.mutated = _identical(obj, what.new), True
 
     async def _one(
-        self, what: Outside, chosen: Chosen, obj: Object | None, attempt: Attempt
-    ) -> Object | None:
+        self, what: Outside, chosen: Chosen, obj: Object | None, attempt: Attempt,
+        spent: matching.Spent,
+    ) -> Object | None:  # fmt: skip
         """The object as this webhook wants it. Raises a Failure."""
         hook = chosen.hook
         try:
             request = self._request(what, chosen, obj)
-            if not self._wanted(hook, request):
+            if not self._wanted(hook, request, spent):
                 return obj
             async with asyncio.timeout(hook.timeout_s):
                 response = await self._answer(hook, request)
@@ -144,7 +161,7 @@ class Reviews:
         attempt.audit[f"failed-open.{hook.name}"] = failed
         return obj
 
-    def _wanted(self, hook: Hook, request: Object) -> bool:
+    def _wanted(self, hook: Hook, request: Object, spent: matching.Spent) -> bool:
         conditions = hook.spec.get("matchConditions")
         if not conditions:
             return True
@@ -152,7 +169,7 @@ class Reviews:
             "object": request["object"], "oldObject": request["oldObject"], "request": request,
             "authorizer": None,
         }  # fmt: skip
-        holds, why = matching.condition_failure(conditions, values)
+        holds, why = matching.condition_failure(conditions, values, spent)
         if why:
             if hook.fails:
                 raise errors.Forbidden(

@@ -160,10 +160,11 @@ class Server:
         """The answer to one call that was told Apart, after its webhooks were asked."""
         attempt, tenant = Attempt(), call.tenant or SYSTEM_TENANT
         try:
-            async with self.reviews.room(tenant), asyncio.timeout(REVIEW_S):
-                if call.verb == "deletecollection":
-                    return await self._delete_each(call)
-                return await self._reviewed(call, attempt)
+            with self.reviews.room(tenant, len(call.body)):
+                async with asyncio.timeout(REVIEW_S):
+                    if call.verb == "deletecollection":
+                        return await self._delete_each(call)
+                    return await self._reviewed(call, attempt)
         except TimeoutError:
             failure: Failure = errors.Timeout("webhooks did not answer in time")
         except Failure as refusal:

@@ -147,6 +147,8 @@ VALIDATING: tuple[Plugin, ...] = (
     Plugin("SystemDaemonSet", (CREATE, UPDATE), ("daemonsets.apps",),
            lambda r: daemon_set.check(r.call.tenant, r.new)),
     Plugin("MatchConditions", (CREATE, UPDATE), _WEBHOOKS, lambda r: matching.check(r.new)),
+    Plugin("WebhookLimit", (CREATE, UPDATE), _WEBHOOKS,
+           lambda r: r.partition.hooks.check_room(r.resource, r.call.tenant, r.new)),
     # Last: who is refused above is charged nothing.
     Plugin("ResourceQuota", (CREATE, UPDATE), (), _quota, ("", "resize")),
 )  # fmt: skip

@@ -14,7 +14,7 @@ from arktos_ray.api.kinds import syntax
 from arktos_ray.api.scheme import ADMISSION, Resource
 
 if TYPE_CHECKING:
-    from arktos_ray.api.cel import Program
+    from arktos_ray.api.cel import Budget, Program
 
 Object = dict[str, Any]
 
@@ -102,15 +102,22 @@ def selected(
     )
 
 
+class Spent:
+    """What the conditions of one question may cost together, however many webhooks have some."""
+
+    def __init__(self) -> None:
+        self.budget: Budget | None = None
+
+
 def condition_failure(
-    conditions: Sequence[Mapping[str, Any]], values: Mapping[str, Any]
+    conditions: Sequence[Mapping[str, Any]], values: Mapping[str, Any], spent: Spent
 ) -> tuple[bool, str]:
     """(whether all hold, why it cannot be told). One that does not hold decides, whatever others
     cannot tell. values: object, oldObject, request."""
     why = ""
     for condition in conditions:
         try:
-            if _evaluate(condition["expression"], values) is not True:
+            if _evaluate(condition["expression"], values, spent) is not True:
                 return False, ""
         except ValueError as error:
             name = condition.get("name", "")
@@ -153,10 +160,12 @@ def _compile(expression: str) -> Program:
         raise ValueError(str(error)) from error
 
 
-def _evaluate(expression: str, values: Mapping[str, Any]) -> Any:
+def _evaluate(expression: str, values: Mapping[str, Any], spent: Spent) -> Any:
     from arktos_ray.api import cel
 
+    if spent.budget is None:
+        spent.budget = cel.Budget(cel.COST_MAX)
     try:
-        return _compile(expression).evaluate(values)
+        return _compile(expression).evaluate(values, spent.budget)
     except cel.CelError as error:
         raise ValueError(str(error)) from error

@@ -542,6 +542,81 @@ def test_selectors_choose() -> None:
     hooked(story)
 
 
+def test_conditions_choose() -> None:
+    async def story(h: Hooked) -> None:
+        def when(expression: str, **more: Any) -> Object:
+            return {"matchConditions": [{"name": "c", "expression": expression}], **more}
+
+        await h.install(
+            "validating",
+            hook("yes", **when("object.metadata.name == 'c' && request.operation == 'CREATE'")),
+            hook("no", **when("has(object.data) && 'x' in object.data")),
+            hook("broken", **when("object.nothing.at.all == 1", failurePolicy="Ignore")),
+        )
+        h.fake.hooks["yes"] = answer
+        await h.ok("create", "configmaps", config())
+        assert h.paths() == ["yes"]
+        broken = hook("broken", "secrets", **when("object.nothing.at.all == 1"))
+        await h.install("validating", broken, name="more")
+        assert "match conditions" in await h.fails(403, "create", "secrets", config())
+        body = {"metadata": {"name": "x"}, "webhooks": [hook("v", **when("1 +"))]}
+        gvr = f"{KINDS[1]}.admissionregistration.k8s.io"
+        assert "compilation failed" in await h.fails(422, "create", gvr, body, at=("acme", "", ""))
+
+    hooked(story)
+
+
+def test_all_conditions_of_a_request_cost_no_more_than_one_may() -> None:
+    async def story(h: Hooked) -> None:
+        everything = "object.data.all(a, object.data.all(b, object.data.all(c, a + b + c != '')))"
+        long = {"matchConditions": [{"name": "c", "expression": everything}]}
+        await h.install("validating", *[hook(f"v{i}", **long) for i in range(64)])
+        big = config(**{f"k{i}": "" for i in range(200)})
+        assert "match conditions" in await h.fails(403, "create", "configmaps", big)
+        assert h.fake.asked == []
+
+    hooked(story)
+
+
+def test_a_tenant_has_only_so_many_webhooks() -> None:
+    async def story(h: Hooked) -> None:
+        for name in "abcd":
+            await h.install("validating", *[hook(f"v{i}") for i in range(64)], name=name)
+        body = {"metadata": {"name": "e"}, "webhooks": [hook("v")]}
+        gvr = f"{KINDS[0]}.admissionregistration.k8s.io"
+        refusal = await h.fails(403, "create", gvr, body, at=("acme", "", ""))
+        assert "a tenant may have at most 256 webhooks" in refusal
+
+    hooked(story)
+
+
+def test_a_rule_for_one_version_is_a_rule_for_all_of_them() -> None:
+    async def story(h: Hooked) -> None:
+        labels = {"app": "x"}
+        deployment = {
+            "metadata": {"name": "d"},
+            "spec": {
+                "selector": {"matchLabels": labels},
+                "template": {"metadata": {"labels": labels}, "spec": pod()["spec"]},
+            },
+        }
+        old = hook("old", rules=[{
+            "operations": ["CREATE"], "apiGroups": ["extensions"], "apiVersions": ["v1beta1"],
+            "resources": ["deployments"],
+        }])  # fmt: skip
+        exact = {**old, "name": "exact.acme.example", "matchPolicy": "Exact"}
+        await h.install("mutating", old, exact)
+        h.fake.hooks["old"] = patching("/spec/replicas", 3)  # type: ignore[arg-type]
+        made = await h.ok("create", "deployments.apps", deployment)
+        assert (made["apiVersion"], made["spec"]["replicas"]) == ("apps/v1", 3)
+        [(_, request)] = h.fake.asked
+        assert request["object"]["apiVersion"] == "extensions/v1beta1"
+        assert request["resource"]["group"] == "extensions"
+        assert request["requestResource"]["group"] == "apps"
+
+    hooked(story)
+
+
 def test_a_dry_run_says_so_and_stores_nothing() -> None:
     async def story(h: Hooked) -> None:
         await h.install("mutating", hook("a"))
