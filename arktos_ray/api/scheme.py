@@ -265,6 +265,16 @@ def _older_events(version: str) -> Resource:
     )  # fmt: skip
 
 
+def _older_webhooks(kind: str) -> Resource:
+    stored = _STORED[f"{kind}webhookconfigurations.{ADMISSION}"]
+    api_version = f"{ADMISSION}/v1beta1"
+    form = Form(stored.gvr, stored.api_version, forms.says(api_version), forms.webhooks_to_stored)
+    return replace(
+        stored, version="v1beta1", form=form, short_names=(), categories=(),
+        schema=f"k8s.io.api.admissionregistration.v1beta1.{stored.kind}",
+    )  # fmt: skip
+
+
 # Versions, and groups, that show the objects of another row: each has a form. The first of a group
 # is the one that clients prefer.
 OLDER: tuple[Resource, ...] = (
@@ -282,6 +292,7 @@ OLDER: tuple[Resource, ...] = (
     _older_events("v1"),
     _older_events("v1beta1"),
     *_older_rbac("v1beta1"),
+    *[_older_webhooks(kind) for kind in ("mutating", "validating")],
     *[
         _older(
             f"{kind.lower()}s.{_AUTHORIZATION}", f"{_AUTHORIZATION}/v1beta1",

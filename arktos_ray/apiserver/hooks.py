@@ -40,6 +40,8 @@ VALIDATING = f"validatingwebhookconfigurations.{ADMISSION}"
 _SERVED: dict[str, list[Resource]] = {}
 for _resource in scheme.BY_PATH.values():
     _SERVED.setdefault(_resource.gvr, []).append(_resource)
+# What the partition itself writes: it must be able to start, whatever webhooks there are.
+_OURSELVES = ("system:apiserver", "system:resourcequota")
 # Webhooks of one tenant: each is looked at by every write that it may concern. Then 403.
 HOOKS_PER_TENANT_MAX = 256
 # How often one call begins again because something changed while webhooks were asked.
@@ -147,6 +149,10 @@ class _Tenant:
         return found
 
 
+def _is_our_own(call: Call) -> bool:
+    return call.user.trusted and call.user.name in _OURSELVES
+
+
 def _wanted_as(hook: Hook, asked: Asked) -> Resource | None:
     policy = hook.spec.get("matchPolicy") or "Equivalent"
     rules = hook.spec.get("rules") or ()
@@ -206,7 +212,7 @@ class Hooks:
     ) -> bool:  # fmt: skip
         """After defaults and plug-ins completed the object: it becomes what the webhooks made.
         Whether they made something else of it."""
-        if not self._tenants:
+        if not self._tenants or _is_our_own(call):
             return False
         found = self._tenants.get(call.tenant or SYSTEM_TENANT)
         if found is None:
@@ -218,7 +224,7 @@ class Hooks:
         self, partition: Partition, call: Call, resource: Resource, new: Object, old: Object | None
     ) -> None:
         """Before the object is stored as it is."""
-        if not self._tenants:
+        if not self._tenants or _is_our_own(call):
             return
         found = self._tenants.get(call.tenant or SYSTEM_TENANT)
         if found is not None:
@@ -232,7 +238,7 @@ class Hooks:
     ) -> None:  # fmt: skip
         """Both in one, for what has no defaults in between: deletions, and other kinds that are
         written to a subresource."""
-        if not self._tenants:
+        if not self._tenants or _is_our_own(call):
             return
         found = self._tenants.get(call.tenant or SYSTEM_TENANT)
         if found is not None:

@@ -144,6 +144,9 @@ class Reviews:
             request = self._request(what, chosen, obj)
             if not self._wanted(hook, request, spent):
                 return obj
+            if request["dryRun"] and hook.spec.get("sideEffects") not in ("None", "NoneOnDryRun"):
+                text = f'admission webhook "{hook.name}" does not support dry run'
+                raise errors.BadRequest(text)
             async with asyncio.timeout(hook.timeout_s):
                 response = await self._answer(hook, request)
             obj = _patched(what, chosen, obj, response)

@@ -219,7 +219,7 @@ class Server:
         goes on; who repeats the call meanwhile finds it, so that it is not begun twice, and who
         repeats it later finds why it was refused. taken: by equal calls of the same batch."""
         key = (call.verb, call.gvr, call.tenant, call.namespace, call.name, call.subresource,
-               call.body, call.user.name)  # fmt: skip
+               call.body, call.user.name, call.version)  # fmt: skip
         tasks = self._reviewing.get(key, ())
         for task in tasks:
             if task not in taken:

@@ -68,8 +68,8 @@ class WebhookRules(Rules):
         if self.mutating:
             allowed = ("IfNeeded", "Never")
             syntax.one_of(hook.get("reinvocationPolicy"), allowed, f"{at}.reinvocationPolicy", out)
-        _check_side_effects(hook.get("sideEffects"), f"{at}.sideEffects", out)
         versions = hook.get("admissionReviewVersions") or ()
+        _check_side_effects(hook.get("sideEffects"), versions, f"{at}.sideEffects", out)
         where = f"{at}.admissionReviewVersions"
         if not versions:
             out.append(required(where, f"must specify one of {', '.join(VERSIONS)}"))
@@ -204,8 +204,10 @@ def _check_name(name: str, at: str, out: list[Cause]) -> None:
         out.append(bad(at, name, why))
 
 
-def _check_side_effects(value: Any, at: str, out: list[Cause]) -> None:
+def _check_side_effects(value: Any, versions: Any, at: str, out: list[Cause]) -> None:
     allowed = ("None", "NoneOnDryRun")
+    if list(versions) == ["v1beta1"] and value in ("Some", "Unknown"):
+        return  # As v1beta1 had it.
     if not value:
         out.append(required(at, f"must specify one of {', '.join(allowed)}"))
     elif value not in allowed:

@@ -27,13 +27,15 @@ def bind(partition: Partition, call: Call, resource: Resource) -> Reply:
         binding = parsed(call)
     else:
         binding = codec.decode(call.body, call.content_type, "k8s.io.api.core.v1.Binding").obj
+    record = partition.latest(resource, call)
+    kind = ("", "v1", "Binding")
+    partition.hooks.agree(partition, call, resource, CREATE, binding, None, record.revision, kind)
     target: dict[str, Any] = binding.get("target") or {}
     node = target.get("name", "")
     if not node:
         raise errors.Invalid(
             f'Binding "{call.name}" is invalid: target.name: Required value',
         )
-    record = partition.latest(resource, call)
     pod = record.decode()
     meta = pod["metadata"]
     uid = (binding.get("metadata") or {}).get("uid")
@@ -50,9 +52,6 @@ def bind(partition: Partition, call: Call, resource: Resource) -> Reply:
         )
     if pod["spec"].get("schedulingGates"):
         raise conflict(resource, call.name, "pod has non-empty .spec.schedulingGates")
-    partition.hooks.agree(
-        partition, call, resource, CREATE, binding, None, record.revision, ("", "v1", "Binding")
-    )
     pod["spec"]["nodeName"] = node
     status = pod.setdefault("status", {})
     conditions = [c for c in status.get("conditions") or [] if c["type"] != "PodScheduled"]

@@ -508,6 +508,26 @@ def test_a_change_of_the_configuration_counts_at_once() -> None:
     hooked(story)
 
 
+def test_a_partition_starts_whatever_webhooks_the_system_has() -> None:
+    async def story(h: Hooked) -> None:
+        await h.install("validating", hook("v", "*/*"), at="system", user=ADMIN)
+        again = Acme(h.w.disk)
+        await again.part.start()
+        more = Hooked(again)
+        more.fake.hooks["v"] = lambda review: None
+        space = {"metadata": {"name": "x"}}
+        await more.fails(500, "create", "namespaces", space, at=("system", "", ""), user=ADMIN)
+        tenant = {"metadata": {"name": "t"}, "spec": {"storageClusterId": "0"}}
+        await more.fails(500, "create", "tenants", tenant, at=("", "", ""), user=ADMIN)
+        more.fake.hooks["v"] = answer
+        await more.ok("create", "tenants", tenant, at=("", "", ""), user=ADMIN)
+        await more.ok("get", "clusterroles.rbac.authorization.k8s.io",
+                      at=("t", "", "admin-role"), user=ADMIN)  # fmt: skip
+        await again.part.close()
+
+    hooked(story)
+
+
 def test_a_bad_webhook_can_always_be_taken_away() -> None:
     async def story(h: Hooked) -> None:
         await h.install("validating", hook("v", "*/*"))
@@ -625,6 +645,28 @@ def test_a_dry_run_says_so_and_stores_nothing() -> None:
         assert made["data"] == {"x": "1"}
         assert h.fake.asked[0][1]["dryRun"] is True
         await h.fails(404, "get", "configmaps", name="c")
+
+    hooked(story)
+
+
+def test_an_old_client_configures_webhooks_as_it_used_to() -> None:
+    async def story(h: Hooked) -> None:
+        gvr = f"{KINDS[1]}.admissionregistration.k8s.io"
+        old = hook("v")
+        del old["sideEffects"], old["admissionReviewVersions"]
+        call = h.w.call("create", gvr, {"metadata": {"name": "x"}, "webhooks": [old]},
+                        at=("acme", "", ""))  # fmt: skip
+        call.version = "admissionregistration.k8s.io/v1beta1"
+        [reply] = await h.w.part.call([call])
+        made = orjson.loads(reply.body)
+        assert reply.code == 201, made
+        assert made["apiVersion"] == "admissionregistration.k8s.io/v1beta1"
+        h.fake.hooks["v"] = lambda review: {"response": {"allowed": False}}
+        await h.fails(400, "create", "configmaps", config())
+        refusal = await h.fails(400, "create", "configmaps", config(), dryRun="All")
+        assert refusal == 'admission webhook "v.acme.example" does not support dry run'
+        h.fake.hooks["v"] = lambda review: None
+        await h.ok("create", "configmaps", config())
 
     hooked(story)
 
