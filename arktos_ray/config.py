@@ -179,6 +179,10 @@ class Config(BaseModel):
     # otherwise they are refused all but health and version.
     anonymous: bool = False
 
+    # Whether webhooks of tenants may be on this machine. Not where tenants are strangers: they
+    # could make the control plane connect to whatever listens here.
+    webhooks_local: bool = False
+
     # What one tenant may have at each ingress; beyond it, 429 with a time to come back. The
     # defaults and their reasons: ingress/limits.py; all limits: docs/limits.md.
     tenant_calls_max: int = Field(1_024, ge=1)

@@ -44,6 +44,8 @@ networking.v1: Ingress IngressClass NetworkPolicy
 scheduling.v1: PriorityClass
 storage.v1: StorageClass
 certificates.v1: CertificateSigningRequest
+admissionregistration.v1: MutatingWebhookConfiguration ValidatingWebhookConfiguration
+  ValidatingAdmissionPolicy ValidatingAdmissionPolicyBinding
 """
 META_ROOTS = """
 DeleteOptions Status ListMeta WatchEvent APIResourceList APIGroup APIGroupList APIVersions

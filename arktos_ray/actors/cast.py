@@ -82,6 +82,7 @@ def settings(
         "shards": config.controller_shards,
         "host": host,
         "claim_resources": config.claim_resources,
+        "webhooks_local": config.webhooks_local,
     }  # fmt: skip
 
 
@@ -102,6 +103,7 @@ def cast(given: Mapping[str, Any], topology: Topology) -> list[Actor]:
             row.name, "tenant partition", "tenant_partition:TenantPartition", 2,
             "tenant_partition", number=row.number, zone=row.zone,
             service_cidr=given["service_ranges"][row.number],
+            webhooks_local=given["webhooks_local"],
             storage=given["storages"].get(row.storage), **given["tokens"],
         )
         for row in tenant

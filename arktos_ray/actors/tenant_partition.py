@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from arktos_ray.api.calls import Call, Reply, User, WatchEvent
 from arktos_ray.api.errors import Failure, decode
 from arktos_ray.api.names import SYSTEM_TENANT, Key
 from arktos_ray.api.scheme import DEFINITIONS
+from arktos_ray.apiserver.outside import Https
 from arktos_ray.apiserver.partition import Partition, cluster_ip, has_cluster_ip
 from arktos_ray.apiserver.server import Server
 from arktos_ray.apiserver.service_ips import ServiceIPs
@@ -69,7 +70,8 @@ class TenantPartition(Part):
                 ips.mark(address, record.path)
         partition = Partition(self.name, self.store, self.clock, self.ids, ips)
         partition.tokens = _tokens(self.spec)
-        self.server = Server(partition)
+        self._outside = Https(allow_local=bool(self.spec.get("webhooks_local")))
+        self.server = Server(partition, self.tasks, self._outside)
         if self.name == self.topology.system:
             partition.customs.start_as_system()
         self.moves = Moves(self, partition)
@@ -157,6 +159,7 @@ class TenantPartition(Part):
 
     async def close(self) -> None:
         await super().close()
+        await self._outside.close()
         self._log.close()
 
     async def stats(self) -> dict[str, Any]:
@@ -180,6 +183,18 @@ class TenantPartition(Part):
         return "" if self.store.latest(TENANTS, f"//{name}") is not None else name
 
     async def _one(self, call: Call) -> Reply:
+        async def now(call: Call) -> Reply:
+            [reply] = await self.server.call([call])
+            return reply
+
+        return await self._claimed(call, now)
+
+    async def _reviewed(self, call: Call) -> Reply:
+        if self.claims.needed:
+            return await self._claimed(call, self.server.reviewed)
+        return await self.server.reviewed(call)
+
+    async def _claimed(self, call: Call, do: Callable[[Call], Awaitable[Reply]]) -> Reply:
         name = self._made_by(call)
         with self.claims.held(name) if name else contextlib.nullcontext():
             if name:
@@ -187,8 +202,7 @@ class TenantPartition(Part):
                     await self.claims.check(name)
                 except Failure as failure:
                     return Reply(failure.code, failure.encode())
-            [reply] = await self.server.call([call])
-            return reply
+            return await do(call)
 
     async def watch(self, call: Call) -> AsyncIterator[list[WatchEvent]]:
         watch = self.server.watch(call)
@@ -217,6 +231,8 @@ class TenantPartition(Part):
         if method == "held":
             [tenant, namespace] = payload
             return self.server.partition.customs.held(tenant, namespace)
+        if method == "reviewed":
+            return (await self._reviewed(Call.unpack(payload))).pack()
         if method == "tenant-known":
             return self.claims.known(payload)
         if method in Moves.REQUESTS:

@@ -159,6 +159,13 @@ class Moved(Unavailable):
         return int((self.details or {}).get("after", 0))
 
 
+class Apart(Unavailable):
+    """Webhooks are to be asked first; nothing was executed. Ask again by itself (Peer method
+    `reviewed`), where it keeps nobody else waiting."""
+
+    reason = "ReviewedApart"
+
+
 class Timeout(Failure):
     """Not done in the time that was given."""
 
@@ -176,7 +183,7 @@ _FAMILY: dict[tuple[int, str], type[Failure]] = {
     for kind in (
         BadRequest, Unauthorized, Forbidden, NotFound, MethodNotAllowed, NotAcceptable,
         AlreadyExists, Conflict, Expired, TooLarge, UnsupportedMediaType, Invalid,
-        TooManyRequests, Internal, Unavailable, Timeout, StorageFull, Moved, Reshaped,
+        TooManyRequests, Internal, Unavailable, Timeout, StorageFull, Moved, Reshaped, Apart,
     )
 }  # fmt: skip
 

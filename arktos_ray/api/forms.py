@@ -77,6 +77,18 @@ def _one_at_a_time(spec: Object) -> None:
     spec["strategy"] = {**strategy, "type": "RollingUpdate", "rollingUpdate": rolling}
 
 
+def webhooks_to_stored(obj: Object) -> Object:
+    """The defaults of admissionregistration.k8s.io/v1beta1 asked for less."""
+    for hook in obj.get("webhooks") or ():
+        for key, value in (
+            ("failurePolicy", "Ignore"), ("matchPolicy", "Exact"), ("sideEffects", "Unknown"),
+            ("timeoutSeconds", 30), ("admissionReviewVersions", ["v1beta1"]),
+        ):  # fmt: skip
+            if hook.get(key) is None:
+                hook[key] = value
+    return {**obj, "apiVersion": "admissionregistration.k8s.io/v1"}
+
+
 def event_to_stored(obj: Object) -> Object:
     stored = {_EVENT_FIELDS.get(name, name): value for name, value in obj.items()}
     return {**stored, "apiVersion": "v1"}

@@ -108,6 +108,7 @@ RBAC = "rbac.authorization.k8s.io"
 _AUTHORIZATION = "authorization.k8s.io"
 _APIEXTENSIONS = "apiextensions.k8s.io"
 DEFINITIONS = f"customresourcedefinitions.{_APIEXTENSIONS}"
+ADMISSION = "admissionregistration.k8s.io"
 
 
 def _v1(scope: Scope, group: str, plural: str, kind: str, schema: str, **more: object) -> Resource:
@@ -212,6 +213,14 @@ RESOURCES: tuple[Resource, ...] = (
         RBAC, "clusterrolebindings", "ClusterRoleBinding", _RBAC + "ClusterRoleBinding"
     ),
     _definitions("v1"),
+    # Cluster-scoped in Kubernetes; here each tenant has its own (docs/decisions/0022).
+    *[
+        _tenant_scoped(
+            ADMISSION, kind.lower() + "s", kind, f"k8s.io.api.admissionregistration.v1.{kind}",
+            categories=("api-extensions",), has_generation=True,
+        )
+        for kind in ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
+    ],
     _namespaced(
         _AUTHORIZATION, "localsubjectaccessreviews", "LocalSubjectAccessReview",
         "k8s.io.api.authorization.v1.LocalSubjectAccessReview", verbs=("create",), virtual=True,
@@ -276,6 +285,16 @@ def _older_events(version: str) -> Resource:
     )  # fmt: skip
 
 
+def _older_webhooks(kind: str) -> Resource:
+    stored = _STORED[f"{kind}webhookconfigurations.{ADMISSION}"]
+    api_version = f"{ADMISSION}/v1beta1"
+    form = Form(stored.gvr, stored.api_version, forms.says(api_version), forms.webhooks_to_stored)
+    return replace(
+        stored, version="v1beta1", form=form, short_names=(), categories=(),
+        schema=f"k8s.io.api.admissionregistration.v1beta1.{stored.kind}",
+    )  # fmt: skip
+
+
 # Versions, and groups, that show the objects of another row: each has a form. The first of a group
 # is the one that clients prefer.
 OLDER: tuple[Resource, ...] = (
@@ -293,6 +312,7 @@ OLDER: tuple[Resource, ...] = (
     _older_events("v1"),
     _older_events("v1beta1"),
     *_older_rbac("v1beta1"),
+    *[_older_webhooks(kind) for kind in ("mutating", "validating")],
     *[
         _older(
             f"{kind.lower()}s.{_AUTHORIZATION}", f"{_AUTHORIZATION}/v1beta1",

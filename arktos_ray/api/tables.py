@@ -564,6 +564,10 @@ def _quota(obj: Object, now: float) -> Cells:
     return [name, ", ".join(requests), ", ".join(limits), _age(obj, now)]
 
 
+def _webhooks(obj: Object, now: float) -> Cells:
+    return [obj["metadata"].get("name", ""), len(obj.get("webhooks") or ()), _age(obj, now)]
+
+
 def _event(obj: Object, now: float) -> Cells:
     if "regarding" in obj:
         obj = forms.event_to_stored(obj)
@@ -652,6 +656,9 @@ def _define(*specs: str) -> list[dict[str, Any]]:
 
 
 _GENERIC_COLUMNS = _define("Name", "Created At:date")
+_HOOKS = tuple(
+    f"{kind}webhookconfigurations.{scheme.ADMISSION}" for kind in ("mutating", "validating")
+)
 _BINDING_COLUMNS = _define("Name", "Role", "Age", "+Users", "+Groups", "+ServiceAccounts")
 _COLUMNS: dict[str, list[dict[str, Any]]] = {
     "tenants": _define("Name", "StorageId", "Status", "Age"),
@@ -693,6 +700,7 @@ _COLUMNS: dict[str, list[dict[str, Any]]] = {
     "certificatesigningrequests.certificates.k8s.io": _define(
         "Name", "Age", "SignerName", "Requestor", "RequestedDuration", "Condition"
     ),
+    **dict.fromkeys(_HOOKS, _define("Name", "Webhooks:integer", "Age")),
     f"rolebindings.{scheme.RBAC}": _BINDING_COLUMNS,
     f"clusterrolebindings.{scheme.RBAC}": _BINDING_COLUMNS,
 }  # fmt: skip
@@ -717,6 +725,7 @@ _ROWS: dict[str, Callable[[Object, float], Cells]] = {
     "controllerrevisions.apps": _controller_revision,
     "leases.coordination.k8s.io": _lease,
     "endpointslices.discovery.k8s.io": _endpoint_slice,
+    **dict.fromkeys(_HOOKS, _webhooks),
     f"rolebindings.{scheme.RBAC}": _binding,
     f"clusterrolebindings.{scheme.RBAC}": _binding,
 }

@@ -18,6 +18,7 @@ from arktos_ray.api.scheme import DEFINITIONS, Resource
 from arktos_ray.apiserver.admission.namespace import check_exists as check_tenant_exists
 from arktos_ray.apiserver.customs import Customs
 from arktos_ray.apiserver.gate import Gate
+from arktos_ray.apiserver.hooks import Hooks
 from arktos_ray.apiserver.quotas import Quotas
 from arktos_ray.apiserver.rights import RightsOfTenants
 from arktos_ray.apiserver.service_ips import ServiceIPs
@@ -47,6 +48,7 @@ class Partition:
     rights: RightsOfTenants = field(init=False)
     quotas: Quotas = field(init=False)
     customs: Customs = field(init=False)
+    hooks: Hooks = field(init=False)
     # Of the topology that this partition knows: tenants are made by no older one.
     topology_version: int = 0
     draining: bool = False  # then it takes no new tenants, or nodes
@@ -62,6 +64,7 @@ class Partition:
     def __post_init__(self) -> None:
         self.gate = Gate(self.store)
         self.rights = RightsOfTenants(self.store)
+        self.hooks = Hooks(self.store)
         self.quotas = Quotas(self.store, self.turns, self.clock)
         self.customs = Customs(self.store)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -18,22 +19,27 @@ from arktos_ray.api import errors
 from arktos_ray.api.calls import Call, Reply, User, WatchEvent
 from arktos_ray.api.custom import UNKNOWN
 from arktos_ray.api.errors import Failure
-from arktos_ray.api.names import ALL_TENANTS
+from arktos_ray.api.names import ALL_TENANTS, SYSTEM_TENANT
 from arktos_ray.api.scheme import Resource
 from arktos_ray.apiserver import authz
-from arktos_ray.apiserver.partition import Partition
+from arktos_ray.apiserver.hooks import Apart, Attempt, Outside
+from arktos_ray.apiserver.outside import Https
+from arktos_ray.apiserver.outside import Outside as Way
+from arktos_ray.apiserver.partition import Partition, shown
+from arktos_ray.apiserver.reviews import REVIEW_S, Reviews
 from arktos_ray.apiserver.subresources.binding import bind, evict
 from arktos_ray.apiserver.subresources.finalize import finalize
 from arktos_ray.apiserver.subresources.scale import get_scale, update_scale
 from arktos_ray.apiserver.subresources.token import create_token
 from arktos_ray.apiserver.verbs.create import create
-from arktos_ray.apiserver.verbs.delete import delete, deletecollection
+from arktos_ray.apiserver.verbs.delete import collected, delete, deletecollection, selected
 from arktos_ray.apiserver.verbs.get import get
 from arktos_ray.apiserver.verbs.list import list_objects
 from arktos_ray.apiserver.verbs.patch import patch
 from arktos_ray.apiserver.verbs.review import review
 from arktos_ray.apiserver.verbs.update import update
 from arktos_ray.apiserver.verbs.watch import Watch
+from arktos_ray.base.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +64,14 @@ _SUBRESOURCES: dict[tuple[str, str], Verb] = {
     ("scale", "patch"): update_scale,
 }
 _READS = ("get", "list")
+# One of our own parts waits this long for webhooks, and then comes again: it has others to serve.
+_PATIENCE_S = 0.25
+# Calls of our own parts whose webhooks are asked, or said no: as many as there may be reviews.
+BACKGROUND_MAX = 1_024
+_APART_FAILURE = errors.Apart("webhooks are to be asked first; try again")
+_APART = Reply(_APART_FAILURE.code, _APART_FAILURE.encode())
+_LATER_FAILURE = errors.Unavailable("webhooks are being asked; try again")
+_LATER = Reply(_LATER_FAILURE.code, _LATER_FAILURE.encode())
 # Refusals of a write that follow from what others wrote, durable or not: they wait for the commit.
 _OF_STATE = (errors.AlreadyExists, errors.Conflict, errors.NotFound)
 
@@ -65,8 +79,14 @@ _OF_STATE = (errors.AlreadyExists, errors.Conflict, errors.NotFound)
 class Server:
     """The API of one partition. Knows no transport, no actor and no clock of its own."""
 
-    def __init__(self, partition: Partition) -> None:
+    def __init__(
+        self, partition: Partition, tasks: Tasks | None = None, outside: Way | None = None
+    ) -> None:
+        """outside: how webhooks are reached."""
         self.partition = partition
+        self._tasks = tasks or Tasks()
+        self.reviews = Reviews(partition, outside or Https())
+        self._reviewing: dict[tuple[Any, ...], list[asyncio.Task[Reply]]] = {}
         self._watches: dict[Watch, None] = {}  # ordered, so that a replay is exact
         # Those of users whose rights may change, by tenant; and whose may have, just now.
         self._judged: dict[str, dict[Watch | Guard, None]] = {}
@@ -78,7 +98,13 @@ class Server:
         """Raises TooManyRequests when too much waits already: nothing of it was done."""
         await self.partition.turns.begin(calls)
         await self.partition.quotas.ready(calls)
+        return await self._call(calls, None)
+
+    async def _call(self, calls: Sequence[Call], attempt: Attempt | None) -> list[Reply]:
+        """attempt: of the one call that is answered alone. Raises Outside then."""
         replies: list[Reply] = []
+        # Of our own parts, whose webhooks are being asked: by place.
+        reviewed: dict[int, asyncio.Task[Reply]] = {}
         wrote: list[int] = []  # not committed yet
         unsure = False  # whether a call that failed left a part of its work (deletecollection)
         for i, call in enumerate(calls):
@@ -86,7 +112,19 @@ class Server:
                 # A list may wait, and a commit that fails meanwhile takes along what came before.
                 await self._settle(replies, wrote)
             try:
-                replies.append(await self._one(call))
+                if attempt is None:
+                    replies.append(await self._one(call))
+                else:
+                    replies.append(self._one_again(call, attempt))
+            except Apart:
+                if call.user.trusted:
+                    reviewed[i] = self._in_background(call, set(reviewed.values()))
+                    replies.append(_LATER)
+                else:
+                    replies.append(_APART)
+                continue
+            except Outside:
+                raise
             except Failure as failure:
                 replies.append(Reply(failure.code, failure.encode()))
                 if not isinstance(failure, _OF_STATE):
@@ -105,12 +143,110 @@ class Server:
         self.calls_total += len(calls)
         if wrote or unsure:
             await self._settle(replies, wrote)
+        if reviewed:
+            await asyncio.wait(reviewed.values(), timeout=_PATIENCE_S)
+            for i, answer in reviewed.items():
+                if answer.done():
+                    replies[i] = answer.result()
         try:
             self.partition.store.check_trusted()
         except Failure as failure:
             # What was read may be the past by now, and a refusal is as good as a read.
             return [Reply(failure.code, failure.encode())] * len(calls)
         return replies
+
+    # Calls that webhooks are asked about
+
+    async def reviewed(self, call: Call) -> Reply:
+        """The answer to one call that was told Apart, after its webhooks were asked."""
+        attempt, tenant = Attempt(), call.tenant or SYSTEM_TENANT
+        try:
+            with self.reviews.room(tenant, len(call.body)):
+                async with asyncio.timeout(REVIEW_S):
+                    if call.verb == "deletecollection":
+                        return await self._delete_each(call)
+                    return await self._reviewed(call, attempt)
+        except TimeoutError:
+            failure: Failure = errors.Timeout("webhooks did not answer in time")
+        except Failure as refusal:
+            failure = refusal
+        return Reply(failure.code, failure.encode(), tuple(attempt.warnings))
+
+    async def _reviewed(self, call: Call, attempt: Attempt) -> Reply:
+        while True:
+            try:
+                await self.partition.turns.begin([call])
+                await self.partition.quotas.ready([call])
+                [reply] = await self._call([call], attempt)
+            except Outside as what:
+                await self.reviews.ask(what, attempt)
+            else:
+                if attempt.warnings:
+                    warnings = (*reply.warnings, *attempt.warnings)
+                    reply = Reply(reply.code, reply.body, warnings)
+                return reply
+
+    def _one_again(self, call: Call, attempt: Attempt) -> Reply:
+        resource = self._admitted(call)
+        verb = self._verb(call, resource)
+        # In one step: nobody else finds this attempt.
+        self.partition.hooks.attempt = attempt
+        try:
+            reply = verb(self.partition, call, resource)
+        finally:
+            self.partition.hooks.attempt = None
+        return reply if resource.form is None else _spoken(reply, resource)
+
+    async def _delete_each(self, call: Call) -> Reply:
+        """A collection whose webhooks are asked about each object by itself. Raises a Failure."""
+        resource = self._admitted(call)
+        self._verb(call, resource)
+        # Who may delete them all need not be allowed to delete one.
+        user = replace(call.user, trusted=True)
+        found = selected(self.partition, call, resource)
+        for record in found:
+            key = record.key
+            one = replace(
+                call, verb="delete", user=user, tenant=key.tenant, namespace=key.namespace,
+                name=key.name,
+            )  # fmt: skip
+            reply = await self._reviewed(one, Attempt())
+            if not reply.ok and reply.code not in (errors.NotFound.code, errors.Conflict.code):
+                return reply
+        return collected(self.partition, resource, [shown(resource, r.body) for r in found])
+
+    def _in_background(self, call: Call, taken: set[asyncio.Task[Reply]]) -> asyncio.Task[Reply]:
+        """For one of our own parts, which must not wait for a tenant's webhook. What was begun
+        goes on; who repeats the call meanwhile finds it, so that it is not begun twice, and who
+        repeats it later finds why it was refused. taken: by equal calls of the same batch."""
+        key = (call.verb, call.gvr, call.tenant, call.namespace, call.name, call.subresource,
+               call.body, call.user.name, call.version)  # fmt: skip
+        tasks = self._reviewing.get(key, ())
+        for task in tasks:
+            if task not in taken:
+                taken.add(task)
+                if task.done():
+                    self._forget(key, task)
+                return task
+        while len(self._reviewing) >= BACKGROUND_MAX:
+            del self._reviewing[next(iter(self._reviewing))]
+        task = self._tasks.start(self.reviewed(call), f"review {call.verb} {call.gvr}")
+        self._reviewing.setdefault(key, []).append(task)
+        task.add_done_callback(lambda task: self._review_ended(key, task))
+        taken.add(task)
+        return task
+
+    def _review_ended(self, key: tuple[Any, ...], task: asyncio.Task[Reply]) -> None:
+        # What succeeded is seen in the store; a refusal for want of room is no answer.
+        if task.cancelled() or task.exception() or task.result().ok or task.result().code == 429:
+            self._forget(key, task)
+
+    def _forget(self, key: tuple[Any, ...], task: asyncio.Task[Reply]) -> None:
+        tasks = self._reviewing.get(key)
+        if tasks and task in tasks:
+            tasks.remove(task)
+            if not tasks:
+                del self._reviewing[key]
 
     async def _settle(self, replies: list[Reply], wrote: list[int]) -> None:
         """Commit; then the replies to these calls are true, or become the reason why not."""
@@ -123,17 +259,13 @@ class Server:
         wrote.clear()
 
     async def _one(self, call: Call) -> Reply:
-        resource = self.partition.resource_of(call)
-        authz.authorize(self.partition.rights, call, resource)
         if call.verb == "list":
+            resource = self.partition.resource_of(call)
+            authz.authorize(self.partition.rights, call, resource)
             if resource.custom is not None:
                 self._check_custom(call, resource)
             return await list_objects(self.partition, call, resource)
-        if call.tenant == ALL_TENANTS and resource.tenanted:
-            raise errors.BadRequest('the tenant "all" is for list and watch only')
-        self.partition.gate.check(call)
-        if resource.custom is not None:
-            self.partition.customs.check(call, resource)
+        resource = self._admitted(call)
         verb = self._verb(call, resource)
         reply = verb(self.partition, call, resource)
         if resource.custom is not None:
@@ -145,6 +277,17 @@ class Server:
             # Where the tenant is, its definitions are.
             self.partition.gate.check(call)
         self.partition.customs.check(call, resource)
+
+    def _admitted(self, call: Call) -> Resource:
+        """What the call is about. Raises a Failure for who may not, or should ask elsewhere."""
+        resource = self.partition.resource_of(call)
+        authz.authorize(self.partition.rights, call, resource)
+        if call.tenant == ALL_TENANTS and resource.tenanted:
+            raise errors.BadRequest('the tenant "all" is for list and watch only')
+        self.partition.gate.check(call)
+        if resource.custom is not None:
+            self.partition.customs.check(call, resource)
+        return resource
 
     def _verb(self, call: Call, resource: Resource) -> Verb:
         if call.subresource:

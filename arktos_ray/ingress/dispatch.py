@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -300,8 +300,16 @@ class Dispatcher:
                 "progress", [merge.revision_at(self._clock.now())]
             )
 
-    def _submit(self, partition: str, call: Call) -> Awaitable[Reply]:
-        return self.lanes.submit(partition, call)
+    async def _submit(self, partition: str, call: Call) -> Reply:
+        reply = await self.lanes.submit(partition, call)
+        if reply.code == errors.Apart.code and _is_apart(reply):
+            # Beside the lanes: nobody waits behind somebody's webhooks.
+            try:
+                asked = await self._upstream.peer(partition).request("reviewed", call.pack())
+            except errors.Failure as failure:
+                return status.reply(failure)
+            return Reply.unpack(asked)
+        return reply
 
     async def _ask(self, partition: str, calls: Sequence[Call], left_s: float) -> list[Reply]:
         return await ask(self._upstream, partition, calls, left_s, self._limits)
@@ -549,6 +557,10 @@ def _selectors(options: dict[str, str]) -> dict[str, str]:
 
 def _is_moved(reply: Reply) -> bool:
     return b'"TenantMoved"' in reply.body
+
+
+def _is_apart(reply: Reply) -> bool:
+    return b'"ReviewedApart"' in reply.body
 
 
 def _is_reshaped(reply: Reply) -> bool:

@@ -73,10 +73,13 @@ class Cluster:
         self._mine = False
 
     def start(self) -> None:
+        # The webhooks of these tests are here.
+        config = self.home.parent / f"{self.home.name}.yaml"
+        config.write_text("webhooks-local: true\n")
         done = subprocess.run(
             [
                 *ARKTOS, "up", "--detach", "--data-dir", str(self.home),
-                "--port", str(free_port(0)), "--no-node", "--no-dashboard",
+                "--config", str(config), "--port", str(free_port(0)), "--no-node", "--no-dashboard",
                 "--simulated-nodes", str(NODES), "--simulated-mode", "instant",
             ],
             capture_output=True, text=True, timeout=150, check=False,

@@ -333,3 +333,42 @@ def test_workloads_survive_crashes_while_their_tenants_move(seed: int, victim: s
             ]
             assert len(found) == 20, "each Deployment has exactly its pods"
         check_no_node_is_oversubscribed(sim)
+
+
+def test_a_quota_and_a_webhook_move_along(seed: int) -> None:
+    group = "admissionregistration.k8s.io"
+    with SimCluster(seed, nodes=4) as sim:
+        make_tenants(sim, namespaces=False)
+        quota = {"metadata": {"name": "q"}, "spec": {"hard": {"count/configmaps": "4"}}}
+        sim.run(sim.client("tp-1").create("resourcequotas", "acme", "default", quota))
+        rules = [{"operations": ["*"], "apiGroups": ["*"], "apiVersions": ["*"],
+                  "resources": ["secrets"]}]  # fmt: skip
+        hooks = {"metadata": {"name": "h"}, "webhooks": [{
+            "name": "h.acme.example", "rules": rules, "sideEffects": "None",
+            "admissionReviewVersions": ["v1"], "clientConfig": {"url": "https://h.example/"},
+        }]}  # fmt: skip
+        gvr = f"validatingwebhookconfigurations.{group}"
+        sim.run(sim.client("tp-1").create(gvr, "acme", "", hooks))
+        made = 0
+        for source, target in (("tp-1", "tp-2"), ("tp-2", "tp-1"), ("tp-1", "tp-2")):
+
+            def make(at: str, name: str, of: str = "configmaps") -> Reply:
+                client = Client(sim.client(at).caller, User("admin", "acme"))
+                body = {"metadata": {"name": name}}
+                [reply] = sim.run(client.write([client.creating(of, "acme", "default", body)]))
+                assert isinstance(reply, Reply)
+                return reply
+
+            while make(source, f"c{made}").ok:
+                made += 1
+            assert b"exceeded quota" in make(source, "more").body
+            assert b"ReviewedApart" in make(source, "s", "secrets").body
+            sim.run(
+                sim.client(target).caller.request("move-in", {"tenant": "acme", "from": source})
+            )
+            sim.run_until(lambda target=target: homes_of(sim, "acme") == [target])
+            assert b"exceeded quota" in make(target, "more").body
+            assert b"ReviewedApart" in make(target, "s", "secrets").body
+            sim.run_for(10)
+            [kept] = sim.objects("resourcequotas", "acme")
+            assert kept["status"]["used"] == {"count/configmaps": "4"}

@@ -19,6 +19,7 @@ from arktos_ray.api.kinds.rbac import (
 from arktos_ray.api.kinds.records import EventRules, LeaseRules
 from arktos_ray.api.kinds.services import EndpointSliceRules, EndpointsRules, ServiceRules
 from arktos_ray.api.kinds.spaces import NamespaceRules, StorageClusterRules, TenantRules
+from arktos_ray.api.kinds.webhooks import MutatingWebhookRules, WebhookRules
 from arktos_ray.api.kinds.workloads import (
     ControllerRevisionRules,
     DeploymentRules,
@@ -46,6 +47,8 @@ _CLASSES: dict[str, type[Rules]] = {
     "leases.coordination.k8s.io": LeaseRules,
     scheme.DEFINITIONS: DefinitionRules,
     "endpointslices.discovery.k8s.io": EndpointSliceRules,
+    f"mutatingwebhookconfigurations.{scheme.ADMISSION}": MutatingWebhookRules,
+    f"validatingwebhookconfigurations.{scheme.ADMISSION}": WebhookRules,
     f"roles.{scheme.RBAC}": RoleRules,
     f"rolebindings.{scheme.RBAC}": RoleBindingRules,
     f"clusterroles.{scheme.RBAC}": ClusterRoleRules,

@@ -15,12 +15,13 @@ from arktos_ray.api.calls import Call
 from arktos_ray.api.kinds import services
 from arktos_ray.api.kinds.config import TOKEN_TYPE
 from arktos_ray.api.names import SYSTEM_TENANT
-from arktos_ray.api.scheme import RBAC, RESOURCES, Resource
+from arktos_ray.api.scheme import ADMISSION, RBAC, RESOURCES, Resource
 from arktos_ray.apiserver import escalation
 from arktos_ray.apiserver.admission import (
     certificates,
     daemon_set,
     limit_ranger,
+    matching,
     namespace,
     network,
     node_restriction,
@@ -134,6 +135,7 @@ def _quota(r: Review) -> None:
 
 _CLAIMS = ("persistentvolumeclaims",)
 _CSRS = ("certificatesigningrequests.certificates.k8s.io",)
+_WEBHOOKS = tuple(f"{kind}webhookconfigurations.{ADMISSION}" for kind in ("mutating", "validating"))
 _RBAC = tuple(r.gvr for r in RESOURCES if r.group == RBAC)
 
 # Off by default, as in spec/multitenancy.md 10: DefaultPodNetworkReadiness.
@@ -173,6 +175,9 @@ VALIDATING: tuple[Plugin, ...] = (
     Plugin("CertificateRequest", (CREATE,), _CSRS, lambda r: certificates.check_request(r.new)),
     Plugin("CertificateApproval", (UPDATE,), _CSRS, _check_approval, ("approval",)),
     Plugin("CertificateSigning", (UPDATE,), _CSRS, _check_signing, ("status",)),
+    Plugin("MatchConditions", (CREATE, UPDATE), _WEBHOOKS, lambda r: matching.check(r.new)),
+    Plugin("WebhookLimit", (CREATE, UPDATE), _WEBHOOKS,
+           lambda r: r.partition.hooks.check_room(r.resource, r.call.tenant, r.new)),
     # Last: who is refused above is charged nothing.
     Plugin("ResourceQuota", (CREATE, UPDATE), (), _quota, ("", "resize")),
 )  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Any
 from arktos_ray.api import codec, errors
 from arktos_ray.api.calls import Call, Reply
 from arktos_ray.api.scheme import Resource
+from arktos_ray.apiserver.admission.matching import CREATE
 from arktos_ray.apiserver.partition import (
     Partition,
     conflict,
@@ -26,13 +27,15 @@ def bind(partition: Partition, call: Call, resource: Resource) -> Reply:
         binding = parsed(call)
     else:
         binding = codec.decode(call.body, call.content_type, "k8s.io.api.core.v1.Binding").obj
+    record = partition.latest(resource, call)
+    kind = ("", "v1", "Binding")
+    partition.hooks.agree(partition, call, resource, CREATE, binding, None, record.revision, kind)
     target: dict[str, Any] = binding.get("target") or {}
     node = target.get("name", "")
     if not node:
         raise errors.Invalid(
             f'Binding "{call.name}" is invalid: target.name: Required value',
         )
-    record = partition.latest(resource, call)
     pod = record.decode()
     meta = pod["metadata"]
     uid = (binding.get("metadata") or {}).get("uid")
@@ -71,5 +74,7 @@ def evict(partition: Partition, call: Call, resource: Resource) -> Reply:
     record = partition.latest(resource, call)
     pod = record.decode()
     check_preconditions(resource, call.name, pod, options)
+    kind = ("policy", "v1", "Eviction")
+    partition.hooks.agree(partition, call, resource, CREATE, eviction, None, record.revision, kind)
     delete_one(partition, resource, key_of(call), record, pod, options, is_dry_run(call, options))
     return reply_with(201, {**_SUCCESS, "code": 201})

@@ -11,6 +11,7 @@ from arktos_ray.api import patch as patches
 from arktos_ray.api.calls import Call, Reply
 from arktos_ray.api.custom import paths
 from arktos_ray.api.scheme import Resource
+from arktos_ray.apiserver.admission.matching import UPDATE
 from arktos_ray.apiserver.partition import (
     MODIFIED,
     Object,
@@ -94,6 +95,9 @@ def update_scale(partition: Partition, call: Call, resource: Resource) -> Reply:
     revision = (wanted.get("metadata") or {}).get("resourceVersion")
     if revision and revision != old["metadata"]["resourceVersion"]:
         raise conflict(resource, call.name, MODIFIED)
+    wanted = {**current, "spec": wanted.get("spec") or {}}
+    kind = ("autoscaling", "v1", "Scale")
+    partition.hooks.agree(partition, call, resource, UPDATE, wanted, current, record.revision, kind)
     replicas = (wanted.get("spec") or {}).get("replicas", 0)
     if type(replicas) is not int or not 0 <= replicas <= _REPLICAS_MAX:
         raise errors.Invalid(
@@ -107,5 +111,7 @@ def update_scale(partition: Partition, call: Call, resource: Resource) -> Reply:
         "update", call.gvr, call.tenant, call.namespace, call.name, "", call.options, b"",
         call.content_type, "", call.user, call.user_agent,
     )  # fmt: skip
-    reply = replace(partition, plain, resource, record, old, new, is_dry_run(call), ())
+    reply = replace(
+        partition, plain, resource, record, old, new, is_dry_run(call), (), reviewed=True
+    )
     return reply_with(200, scale_of(resource, orjson.loads(reply.body)), reply.warnings)

@@ -94,12 +94,17 @@ def prepare(
     if tracked:
         track(partition, call, resource, None, obj)
     admission.mutate(partition, call, resource, obj, None)
+    mutated = partition.hooks.mutate(partition, call, resource, obj, None)
+    if mutated:
+        rules.default(obj)
+        admission.mutate(partition, call, resource, obj, None)
     # After admission: a pod's QoS class follows from the requests that it may have filled in.
     rules.prepare_create(obj, obj["metadata"]["creationTimestamp"])
-    if not call.user.trusted:
+    if mutated or not call.user.trusted:
         causes = kinds.validate_meta(obj, resource) + rules.validate(obj)
         check_valid(resource, obj["metadata"].get("name", ""), causes)
     admission.complete(partition, call, resource, obj)
+    partition.hooks.validate(partition, call, resource, obj, None)
     admission.validate(partition, call, resource, obj, None)
 
 

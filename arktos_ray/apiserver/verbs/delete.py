@@ -6,6 +6,7 @@ the garbage collector and the agents do the rest and remove it by update or a la
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from arktos_ray.api import codec
@@ -15,6 +16,8 @@ from arktos_ray.api.errors import BadRequest, Conflict, Invalid
 from arktos_ray.api.names import Key
 from arktos_ray.api.scheme import DEFINITIONS, Resource
 from arktos_ray.apiserver import admission
+from arktos_ray.apiserver.admission.matching import DELETE
+from arktos_ray.apiserver.hooks import Apart
 from arktos_ray.apiserver.partition import (
     Object,
     Partition,
@@ -48,6 +51,7 @@ def delete(partition: Partition, call: Call, resource: Resource) -> Reply:
     record = partition.latest(resource, call)
     obj = record.decode()
     check_preconditions(resource, call.name, obj, options)
+    partition.hooks.delete(partition, call, resource, obj, record.revision)
     admission.validate(partition, call, resource, None, obj)
     left = delete_one(partition, resource, key_of(call), record, obj, options, dry_run)
     if left is not None:
@@ -123,11 +127,10 @@ def deletecollection(partition: Partition, call: Call, resource: Resource) -> Re
     options = codec.decode_options(call.body, call.content_type)
     _query_options(call, options)
     dry_run = is_dry_run(call, options)
+    if partition.hooks.concerns(call.tenant, DELETE, resource):
+        raise Apart
     bodies: list[bytes] = []
-    limit = number_of(call.options, "limit")
-    for record in select(partition, call, resource):
-        if limit and len(bodies) >= limit:
-            break
+    for record in selected(partition, call, resource):
         latest = partition.store.latest(resource.gvr, record.path)
         if latest is None:
             continue
@@ -138,6 +141,16 @@ def deletecollection(partition: Partition, call: Call, resource: Resource) -> Re
         except Conflict:
             continue  # Already on its way.
         bodies.append(shown(resource, latest.body))
+    return collected(partition, resource, bodies)
+
+
+def selected(partition: Partition, call: Call, resource: Resource) -> list[Record]:
+    """The objects of a collection that is to be deleted."""
+    limit = number_of(call.options, "limit")
+    return list(itertools.islice(select(partition, call, resource), limit or None))
+
+
+def collected(partition: Partition, resource: Resource, bodies: list[bytes]) -> Reply:
     return Reply(
         200, list_body(resource, bodies, {"resourceVersion": str(partition.store.revision)})
     )
