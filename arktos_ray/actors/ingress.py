@@ -30,6 +30,7 @@ from arktos_ray.ingress.audit import open_audit
 from arktos_ray.ingress.authn import Authenticator, read_token_file
 from arktos_ray.ingress.dispatch import Dispatcher
 from arktos_ray.ingress.limits import Limits
+from arktos_ray.tenancy.quota import NO_LIMITS, Allowed
 from arktos_ray.tenancy.topology import Topology
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,12 @@ class Upstream:
 
     def tenant_uid(self, tenant: str) -> str | None:
         return self._directory.uid_of(tenant)
+
+    def allowed(self, tenant: str) -> Allowed:
+        return self._directory.allowed.get(tenant, NO_LIMITS)
+
+    def is_suspended(self, tenant: str) -> bool:
+        return tenant in self._directory.suspended
 
     def topology_version(self) -> int:
         return self._directory.version
@@ -222,6 +229,11 @@ class Ingress(Part):
             return await self._dispatcher.call(call)
         except Failure as failure:
             return status.reply(failure)
+
+    async def request(self, method: str, payload: Any) -> Any:
+        if method == "usage":
+            return self._ingress.usage()
+        return await super().request(method, payload)
 
     async def watch(self, call: Call) -> AsyncIterator[list[WatchEvent]]:
         events, _ = self._dispatcher.watch(call)

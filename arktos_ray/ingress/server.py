@@ -37,6 +37,7 @@ from arktos_ray.ingress.limits import Limits
 from arktos_ray.ingress.metrics import Metrics
 from arktos_ray.ingress.port import Upstream
 from arktos_ray.ingress.shares import Rate, Shares
+from arktos_ray.tenancy import quota
 from arktos_ray.tenancy.roles import UNAUTHENTICATED
 
 log = logging.getLogger(__name__)
@@ -362,6 +363,8 @@ class Ingress:
                 wanted = authn.read_impersonation(request.headers.items())
                 if wanted is not None:
                     user = await self._impersonated(user, wanted)
+            if self._upstream.is_suspended(user.tenant):
+                raise quota.suspended(user.tenant)
             routed = routes.route(request.method, path, query, user)
             if isinstance(routed, routes.Local):
                 self._remember(request, None, speaker, user, start)
@@ -442,7 +445,7 @@ class Ingress:
             call.options["_table"] = form.version
         call.user_agent = headers.get("User-Agent", "")
         tenant = call.user.tenant
-        self._calls.enter(tenant)
+        self._calls.enter(tenant, 1, self._upstream.allowed(tenant).requests)
         held = 0
         try:
             if request.method != "GET":
@@ -596,11 +599,14 @@ class Ingress:
             raise ConnectionResetError("the client went away")
         if self._stopping:
             raise errors.Unavailable("this ingress is stopping")
-        self._streams.enter(call.user.tenant)
+        self._open_stream(call.user.tenant)
         try:
             return await self._watching(request, transport, call, form, timeout_s, websocket)
         finally:
             self._streams.leave(call.user.tenant)
+
+    def _open_stream(self, tenant: str) -> None:
+        self._streams.enter(tenant, 1, self._upstream.allowed(tenant).watches)
 
     async def _watching(
         self, request: _Request, transport: asyncio.Transport, call: Call, form: http1.Form,
@@ -667,7 +673,7 @@ class Ingress:
         reply = await self._dispatcher.call(call)
         if not reply.ok:
             raise errors.decode(reply.body)
-        self._streams.enter(call.user.tenant)
+        self._open_stream(call.user.tenant)
         try:
             logs = self._upstream.logs(call.tenant, call.namespace, call.name, call.options)
             return await self._following(request, call, logs)
@@ -686,6 +692,8 @@ class Ingress:
                 transport.write(http1.chunk(first))
             try:
                 async for data in chunks:
+                    if self._upstream.is_suspended(call.user.tenant):
+                        raise quota.suspended(call.user.tenant)
                     if data:
                         transport.write(http1.chunk(data))
                         await _drain(request)
@@ -796,6 +804,14 @@ class Ingress:
         if http1.wants_pretty({}, request.headers.get("User-Agent", "")):
             body = http1.pretty(body)
         return self._respond(request, Reply(200, body))
+
+    def usage(self) -> dict[str, dict[str, int]]:
+        """Tenant -> what it has open here."""
+        watches, requests = self._streams.by_tenant(), self._calls.by_tenant()
+        return {
+            tenant: {"watches": watches.get(tenant, 0), "requests": requests.get(tenant, 0)}
+            for tenant in {*watches, *requests}
+        }
 
     def _by_tenant(self) -> Mapping[str, tuple[str, Mapping[str, int]]]:
         return {
