@@ -28,7 +28,7 @@ from arktos_ray.api.names import SYSTEM_TENANT
 from arktos_ray.base.clock import Clock
 from arktos_ray.base.ids import Ids
 from arktos_ray.base.tasks import Tasks
-from arktos_ray.ingress import authn, http1, routes, status, streams
+from arktos_ray.ingress import authn, http1, routes, self_links, status, streams
 from arktos_ray.ingress.audit import Audit
 from arktos_ray.ingress.audit_events import Trail
 from arktos_ray.ingress.dispatch import Dispatcher, closing
@@ -513,6 +513,10 @@ class Ingress:
             call.verb, call.gvr, call.subresource, reply.code, self._clock.monotonic() - start
         )
         body, media = reply.body, http1.JSON
+        if body and reply.ok and not form.shape and self_links.knows(call.user_agent):
+            path = request.raw_path.partition("?")[0]
+            plural = call.gvr.partition(".")[0]
+            body = self_links.add(body, path, plural, call.subresource)
         if form.media is http1.YAML and body:
             body, media = http1.to_yaml(body), http1.YAML
         elif http1.wants_pretty(call.options, call.user_agent) and body:
@@ -522,6 +526,8 @@ class Ingress:
             body = await asyncio.to_thread(http1.compress, body)
             more = b"Content-Encoding: gzip\r\nVary: Accept-Encoding\r\n"
         answer = self._respond(request, Reply(reply.code, body, reply.warnings), media, more)
+        if request.trail is not None:
+            request.trail.body = reply.body  # As JSON, whatever the client wanted.
         if not answer.body:
             return answer
         # Large: the tenant has these bytes in our memory until its client has read them.

@@ -186,6 +186,19 @@ def test_a_watch_has_a_line_when_it_begins_and_one_when_it_ends(tmp_path: Path) 
     run(story())
 
 
+def test_an_answer_is_written_as_json_whatever_the_client_wanted(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with logging(tmp_path) as log:
+            body = {"metadata": {"name": "c"}}
+            await log.say(
+                "POST", "/api/v1/namespaces/n/configmaps", body, Accept="application/yaml"
+            )
+            line = await log.last()
+            assert line["objectRef"]["name"] == line["responseObject"]["metadata"]["name"] == "c"
+
+    run(story())
+
+
 def test_what_no_rule_wants_is_not_written(tmp_path: Path) -> None:
     async def story() -> None:
         async with logging(tmp_path, {"level": "Metadata", "verbs": ["create"]}) as log:

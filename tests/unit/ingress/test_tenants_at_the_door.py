@@ -95,3 +95,22 @@ def test_a_watch_of_the_tenant_goes_on_when_others_reach_their_limit() -> None:
                 assert (await event(mine))["object"]["metadata"]["name"] == "c"
 
     run(story())
+
+
+def test_discovery_is_of_the_tenant_that_is_asked_for() -> None:
+    async def story() -> None:
+        async with serving() as client:
+
+            async def sees(path: str, token: str) -> bool | int:
+                code, body, _ = await client.say("GET", path, token=token)
+                return bool(body["system"]) if code == 200 else code
+
+            assert await sees("/api/v1?timeout=32s", "root") is True
+            assert await sees("/api/v1?timeout=32s&tenant=acme", "root") is False
+            assert await sees("/t/acme/api/v1", "root") is False
+            assert await sees("/api/v1?tenant=acme", "bob") is False
+            assert await sees("/api/v1?tenant=b", "bob") == 403
+            assert await sees("/api/v1?tenant=system", "bob") == 403
+            assert await sees("/api/v1?tenant=..%2f", "root") == 400
+
+    run(story())
