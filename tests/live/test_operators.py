@@ -110,6 +110,16 @@ def test_a_suspended_tenant_is_closed_to_its_users_and_its_workloads_go_on(
     assert user("GET", "/api/v1/namespaces/default/pods/x").code == 403
     assert user("GET", "/apis").code == 403
     assert "Active,Suspended" in cluster.arktos("tenant", "list")
+    # It is remembered where the tenant goes, as is what it has.
+    before = usage(cluster, "paused")
+    here = before["partition"]
+    cluster.arktos("tenant", "move", "paused", "tp-2" if here == "tp-1" else "tp-1")
+    assert 'tenant "paused" is suspended' in k.fails("get", "pods")
+    after = usage(cluster, "paused")
+    assert after["partition"] != here
+    assert after["suspended"]
+    assert abs(after["objects"] - before["objects"]) <= 5  # Events come and go.
+    assert after["objects"] == sum(objects for objects, _ in after["kinds"].values())
     pods = "/api/v1/tenants/paused/namespaces/default/pods"
     first = admin.get(pods)["items"][0]["metadata"]["name"]
     boss("delete", "--raw", f"{pods}/{first}")

@@ -11,6 +11,7 @@ from acme_world import ADMIN, Acme, acme
 from arktos_ray.api import errors
 from arktos_ray.api.calls import User
 from arktos_ray.api.errors import StorageFull
+from arktos_ray.store.moving import DEPARTED, Mark
 from arktos_ray.tenancy.quota import Allowed
 from arktos_ray.testing.fakes import settle
 
@@ -247,5 +248,18 @@ def test_a_suspension_that_is_not_durable_counts_for_nobody() -> None:
         body, at = {"spec": {"suspended": True}}, ("", "", "acme")
         await w.fails(507, "patch", "tenants", body, at=at, user=ADMIN, kind=MERGE)
         await w.ok("list", "configmaps", at=HERE)
+
+    acme(story)
+
+
+def test_a_tenant_that_leaves_takes_its_suspension_and_its_usage_along() -> None:
+    async def story(w: Acme) -> None:
+        await tenant(w, suspended=True)
+        store = w.part.store
+        store.put_mark(Mark("acme", DEPARTED, "tp-2"))
+        await store.commit()
+        assert store.usage("acme") == (0, 0)
+        said = await w.reply("list", "configmaps", at=HERE)
+        assert said.code == errors.Moved.code, "the other partition says what is the matter"
 
     acme(story)
