@@ -404,3 +404,23 @@ def test_the_last_lines_are_written_at_the_end(tmp_path: Path) -> None:
 
     run(story())
     assert len((tmp_path / "audit.log").read_bytes().splitlines()) == 1
+
+
+def test_calls_from_the_inside_are_in_it_as_the_requests_that_they_stand_for(
+    tmp_path: Path,
+) -> None:
+    async def story() -> None:
+        async with logging(tmp_path, {"level": "Metadata"}) as log:
+            user = User("arktos-python", "system", ("system:masters",))
+            call = Call("patch", "deployments.apps", "acme", "n", "web", "status", user=user)
+            trail = log.audit.begin_call(call, 0.0)
+            assert trail is not None
+            log.audit.answered(trail, Reply(200, b"{}"))
+            line = await log.last()
+            uri = "/apis/apps/v1/tenants/acme/namespaces/n/deployments/web/status"
+            assert (line["verb"], line["requestURI"]) == ("patch", uri)
+            assert line["user"]["username"] == "arktos-python"
+            ours = Call("get", "pods", "acme", "n", "p", user=User("system:shard-1", trusted=True))
+            assert log.audit.begin_call(ours, 0.0) is None
+
+    run(story())
