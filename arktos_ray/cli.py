@@ -36,6 +36,8 @@ _STOP_DEADLINE_S = 30.0
 _SETTLED_DEADLINE_S = 60.0
 # The ingress learns of a new tenant by a watch.
 _TENANT_KNOWN_DEADLINE_S = 5.0
+# A tenant with 10,000 pods ends within a minute.
+_DELETED_DEADLINE_S = 120.0
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -471,7 +473,7 @@ def _console() -> Console:
 
 @main.group()
 def tenant() -> None:
-    """Create tenants, and get their credentials."""
+    """Create, govern and delete tenants, and get their credentials."""
 
 
 @tenant.command("create")
@@ -532,32 +534,246 @@ def _move(data_dir: Path, name: str, to: str) -> tuple[str, float]:
             time.sleep(0.2)
 
 
+_FORMATS = click.Choice(["table", "json", "yaml", "name"])
+_UNITS = ("B", "Ki", "Mi", "Gi", "Ti")
+_SORTS = ("name", "objects", "bytes", "watches", "requests")
+
+
 @tenant.command("list")
 @_home_option
-@click.option("-o", "--output", type=click.Choice(["table", "json", "name"]), default="table")
+@click.option("-o", "--output", type=_FORMATS, default="table")
 def tenant_list(data_dir: Path, output: str) -> None:
     """All tenants."""
-    from arktos_ray.api.errors import Failure
+    items = _admin_request(data_dir, "GET", "/api/v1/tenants")["items"]
+    _show(
+        output, items, [item["metadata"]["name"] for item in items],
+        ("NAME", "PHASE", "CREATED"),
+        [
+            (
+                item["metadata"]["name"], _phase(item),
+                item["metadata"].get("creationTimestamp", ""),
+            )
+            for item in items
+        ],
+    )  # fmt: skip
 
+
+@tenant.command("show")
+@click.argument("name")
+@_home_option
+@click.option("-o", "--output", type=_FORMATS, default="table")
+def tenant_show(name: str, data_dir: Path, output: str) -> None:
+    """Tenant NAME: where it is, what it may have, and what it has."""
+    found = _admin_request(data_dir, "GET", _tenant_path(name))
+    usage = _operate(data_dir, {"operation": "tenant-usage", "tenant": name})["tenants"][0]
+    if output != "table":
+        _show(output, {"tenant": found, "usage": usage}, [name], (), [])
+        return
+    for what, value in (
+        ("Name", name),
+        ("Phase", _phase(found)),
+        ("Created", found["metadata"].get("creationTimestamp", "")),
+        ("Partition", usage["partition"]),
+        ("Storage", found.get("spec", {}).get("storageClusterId", "")),
+        *((kind.capitalize(), _of_limit(usage, kind)) for kind in _SORTS[1:]),
+    ):
+        click.echo(f"{what + ':':<12}{value}")
+    kinds = sorted(usage["kinds"].items(), key=lambda kind: (-kind[1][1], kind[0]))
+    _table(("KIND", "OBJECTS", "BYTES"), [(kind, of[0], _bytes(of[1])) for kind, of in kinds])
+
+
+@tenant.command("suspend")
+@click.argument("name")
+@_home_option
+def tenant_suspend(name: str, data_dir: Path) -> None:
+    """Refuse the users of NAME, reads too, until it is resumed.
+
+    Its open watches end. Its workloads go on, but for those that ask the API; operators see all.
+    """
+    _admin_request(data_dir, "PATCH", _tenant_path(name), {"spec": {"suspended": True}})
+    click.echo(f"tenant {name} suspended; its workloads go on")
+
+
+@tenant.command("resume")
+@click.argument("name")
+@_home_option
+def tenant_resume(name: str, data_dir: Path) -> None:
+    """The users of NAME may again what their roles say."""
+    _admin_request(data_dir, "PATCH", _tenant_path(name), {"spec": {"suspended": None}})
+    click.echo(f"tenant {name} resumed")
+
+
+@tenant.command("delete")
+@click.argument("name")
+@click.option("--wait/--no-wait", default=True, help="Until nothing of it is left.  [wait]")
+@_home_option
+def tenant_delete(name: str, wait: bool, data_dir: Path) -> None:
+    """Delete NAME, with everything that it has."""
+    from arktos_ray.api.errors import Conflict, Failure, NotFound
+
+    rest = _admin(_places(data_dir))
     try:
-        items = _admin(_places(data_dir)).request("GET", "/api/v1/tenants")["items"]
+        uid = rest.request("GET", _tenant_path(name))["metadata"]["uid"]
+        # A second time it is a conflict: it is ending already.
+        with contextlib.suppress(Conflict):
+            rest.request("DELETE", _tenant_path(name))
     except Failure as failure:
         _fail(failure.message)
-    if output == "json":
-        click.echo(json.dumps(items, indent=2))
-    elif output == "name":
-        click.echo("\n".join(item["metadata"]["name"] for item in items))
+    if not wait:
+        click.echo(f"tenant {name} is being deleted")
+        return
+    until = time.monotonic() + _DELETED_DEADLINE_S
+    while time.monotonic() < until:
+        try:
+            if rest.request("GET", _tenant_path(name))["metadata"]["uid"] != uid:
+                break
+        except NotFound:
+            break
+        except Failure as failure:
+            _fail(failure.message)
+        time.sleep(0.1)
     else:
-        _table(
-            ("NAME", "PHASE", "CREATED"),
-            [
-                (
-                    item["metadata"]["name"], item.get("status", {}).get("phase", ""),
-                    item["metadata"].get("creationTimestamp", ""),
-                )
-                for item in items
-            ],
-        )  # fmt: skip
+        _fail(f"tenant {name} is still ending", "see what is left: arktos tenant show " + name)
+    click.echo(f"tenant {name} deleted")
+
+
+@tenant.command("kubeconfig")
+@click.argument("name")
+@click.option(
+    "--as-operator", is_flag=True, help="With your own credential, not with the tenant's."
+)
+@_home_option
+@click.option("-o", "--output", type=click.Path(path_type=Path, allow_dash=True), default="-")
+def tenant_kubeconfig(name: str, as_operator: bool, data_dir: Path, output: Path) -> None:
+    """Print a kubeconfig for NAME (or write it to -o).
+
+    As an operator you are in it as yourself, and see it as its own users do: one tenant, and
+    nothing of the cluster.
+    """
+    places = _places(data_dir)
+    rest = _admin(places)
+    if not as_operator:
+        _emit(_tenant_kubeconfig(places, rest, name), output)
+        return
+    from arktos_ray.base import pki
+
+    _admin_request(data_dir, "GET", _tenant_path(name))
+    server = f"{rest.server}/t/{name}"
+    if rest.ca is None:
+        config = pki.kubeconfig(server, "admin")
+    else:
+        config = pki.admin_kubeconfig(server, pki.Pki(places.pki))
+    config["contexts"][0]["name"] = config["current-context"] = f"admin@{name}"
+    _emit(pki.dump_kubeconfig(config), output)
+
+
+@tenant.command("usage")
+@click.argument("name", required=False)
+@click.option("--sort", type=click.Choice(_SORTS), default="bytes", show_default=True)
+@_home_option
+@click.option("-o", "--output", type=_FORMATS, default="table")
+def tenant_usage(name: str | None, sort: str, data_dir: Path, output: str) -> None:
+    """What each tenant has, and may have: those with most first."""
+    if name is not None:
+        _admin_request(data_dir, "GET", _tenant_path(name))
+    found = _operate(data_dir, {"operation": "tenant-usage", "tenant": name or ""})
+    rows = sorted(found["tenants"], key=lambda row: row["tenant"])
+    if sort != "name":
+        rows.sort(key=lambda row: -row[sort])
+    _show(
+        output, rows, [row["tenant"] for row in rows],
+        ("TENANT", "PARTITION", "OBJECTS", "BYTES", "WATCHES", "REQUESTS"),
+        [
+            (row["tenant"], row["partition"], *(_of_limit(row, kind) for kind in _SORTS[1:]))
+            for row in rows
+        ],
+    )  # fmt: skip
+    if found["silent"]:
+        click.echo(f"not all is here: no answer from {', '.join(found['silent'])}", err=True)
+
+
+@tenant.command("limits")
+@click.argument("name")
+@click.option("--objects", metavar="N|none", help="How many, of all kinds.")
+@click.option("--bytes", "size", metavar="N|none", help="Of all of them: 500Mi, 2Gi.")
+@click.option("--watches", metavar="N|none", help="Open at one ingress.")
+@click.option("--requests", metavar="N|none", help="Under way at one ingress.")
+@_home_option
+@click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table")
+def tenant_limits(
+    name: str, objects: str | None, size: str | None, watches: str | None, requests: str | None,
+    data_dir: Path, output: str,
+) -> None:  # fmt: skip
+    """What NAME may have at most. Without options: what that is. `none`: as all tenants."""
+    given = {"objects": objects, "bytes": size, "watches": watches, "requests": requests}
+    asked: dict[str, Any] = {}
+    for kind, value in given.items():
+        if value is None:
+            continue
+        if value == "none":
+            asked[kind] = None
+        elif kind == "bytes":
+            asked[kind] = value
+        elif value.isdecimal():
+            asked[kind] = int(value)
+        else:
+            _fail(f"--{kind} {value} is no number", "a number, or none", 2)
+    if asked:
+        _admin_request(data_dir, "PATCH", _tenant_path(name), {"spec": {"limits": asked}})
+    row = _operate(data_dir, {"operation": "tenant-usage", "tenant": name})["tenants"][0]
+    limits = row["limits"]
+    _show(
+        output, limits, [], ("LIMIT", "ALLOWED", "USED"),
+        [
+            (kind, _amount(kind, limits[kind]) if kind in limits else "-", _amount(kind, row[kind]))
+            for kind in _SORTS[1:]
+        ],
+    )  # fmt: skip
+
+
+def _tenant_path(name: str) -> str:
+    from urllib.parse import quote
+
+    return f"/api/v1/tenants/{quote(name, safe='')}"
+
+
+def _phase(found: dict[str, Any]) -> str:
+    phase: str = found.get("status", {}).get("phase", "")
+    return f"{phase},Suspended" if found.get("spec", {}).get("suspended") else phase
+
+
+def _of_limit(row: dict[str, Any], kind: str) -> str:
+    used = _amount(kind, row[kind])
+    return f"{used}/{_amount(kind, row['limits'][kind])}" if kind in row["limits"] else used
+
+
+def _amount(kind: str, amount: int) -> str:
+    return _bytes(amount) if kind == "bytes" else str(amount)
+
+
+def _bytes(size: float) -> str:
+    """As kubectl writes amounts of memory: 12Mi, 1.5Gi."""
+    for unit in _UNITS:
+        if size < 1024 or unit == _UNITS[-1]:
+            break
+        size /= 1024
+    return f"{size:.1f}".removesuffix(".0") + ("" if unit == "B" else unit)
+
+
+def _show(
+    output: str, raw: Any, names: list[str], head: tuple[str, ...], rows: list[tuple[Any, ...]]
+) -> None:
+    """In the form that was asked for."""
+    if output == "json":
+        click.echo(json.dumps(raw, indent=2))
+    elif output == "yaml":
+        import yaml
+
+        click.echo(yaml.safe_dump(raw, sort_keys=False), nl=False)
+    elif output == "name":
+        click.echo("\n".join(names))
+    else:
+        _table(head, rows)
 
 
 @tenant.command("token")

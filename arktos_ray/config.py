@@ -183,6 +183,10 @@ class Config(BaseModel):
     # could make the control plane connect to whatever listens here.
     webhooks_local: bool = False
 
+    # What one tenant may keep: objects, and megabytes of them. 0 is as many as there is room for.
+    # Its Tenant may say otherwise (spec.limits; `arktos tenant limits`).
+    tenant_objects_max: int = Field(0, ge=0)
+    tenant_mb_max: int = Field(0, ge=0)
     # What one tenant may have at each ingress; beyond it, 429 with a time to come back. The
     # defaults and their reasons: ingress/limits.py; all limits: docs/limits.md.
     tenant_calls_max: int = Field(1_024, ge=1)

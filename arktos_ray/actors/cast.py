@@ -79,6 +79,10 @@ def settings(
         },
         "tokens": {**_tokens(config, places), "ca": _text(places.pki / "ca.crt")},
         "signer": str(places.signer),
+        "tenant_limits": {
+            "objects": config.tenant_objects_max or None,
+            "bytes": (config.tenant_mb_max << 20) or None,
+        },
         "shards": config.controller_shards,
         "host": host,
         "claim_resources": config.claim_resources,
@@ -104,6 +108,7 @@ def cast(given: Mapping[str, Any], topology: Topology) -> list[Actor]:
             "tenant_partition", number=row.number, zone=row.zone,
             service_cidr=given["service_ranges"][row.number],
             webhooks_local=given["webhooks_local"],
+            tenant_limits=given.get("tenant_limits", {}),
             storage=given["storages"].get(row.storage), **given["tokens"],
         )
         for row in tenant

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import orjson
 
@@ -25,6 +26,7 @@ from arktos_ray.base.tasks import Tasks
 from arktos_ray.client.informer import ask_progress
 from arktos_ray.client.port import Client
 from arktos_ray.tenancy.assignment import assign, stored_in
+from arktos_ray.tenancy.quota import NO_LIMITS, Allowed, allowed_of, is_suspended
 from arktos_ray.tenancy.topology import Topology
 
 log = logging.getLogger(__name__)
@@ -41,6 +43,9 @@ class Directory:
     ) -> None:  # fmt: skip
         self._client_of, self._rule, self._clock, self._tasks = client_of, rule, clock, tasks
         self._owners: dict[str, tuple[str, str]] = {}  # tenant -> (partition, uid)
+        # What their Tenants say of them, of those that say something (tenancy/quota.py).
+        self.allowed: dict[str, Allowed] = {}
+        self.suspended: set[str] = set()
         self._reached: dict[str, int] = {}  # partition -> the revision up to which we know it
         self._following: dict[str, asyncio.Task[None]] = {}
         self._untold: set[str] = set()  # who has not said yet which tenants it has
@@ -156,12 +161,14 @@ class Directory:
                 present = {t["metadata"]["name"]: t["metadata"]["uid"] for t in tenants}
                 for tenant, (owner, _) in list(self._owners.items()):
                     if owner == name and tenant not in present and tenant not in left:
-                        del self._owners[tenant]
+                        self._forget(tenant)
                 for tenant, (to, uid) in left.items():
                     # Of who starts between the two: the new one has not shown it yet.
                     if self._owners.get(tenant, (name, ""))[0] == name and to in self._following:
                         self._owners[tenant] = (to, uid)
                 self._owners.update({t: (name, uid) for t, uid in present.items()})
+                for each in tenants:
+                    self._learn(each)
                 self._heard(name)
                 self._reach(name, revision)
                 watch = client.watch(
@@ -172,17 +179,35 @@ class Directory:
                     for event in events:
                         if event.type in (BOOKMARK, LEFT):
                             continue  # Where it went, the other one says.
-                        meta = orjson.loads(event.body)["metadata"]
+                        tenant = orjson.loads(event.body)
+                        meta = tenant["metadata"]
                         if event.type == DELETED:
                             # Another partition may have it by now.
                             if self._owners.get(meta["name"], ("", ""))[0] == name:
-                                del self._owners[meta["name"]]
+                                self._forget(meta["name"])
                         else:
                             self._owners[meta["name"]] = (name, meta["uid"])
+                            self._learn(tenant)
                     self._reach(name, events[-1].revision)
             except Failure as failure:
                 log.info("directory: %s: %s", name, failure)
             await self._clock.sleep(_RETRY_S)
+
+    def _learn(self, tenant: dict[str, Any]) -> None:
+        name, allowed = tenant["metadata"]["name"], allowed_of(tenant)
+        if allowed != NO_LIMITS:
+            self.allowed[name] = allowed
+        else:
+            self.allowed.pop(name, None)
+        if is_suspended(tenant):
+            self.suspended.add(name)
+        else:
+            self.suspended.discard(name)
+
+    def _forget(self, tenant: str) -> None:
+        del self._owners[tenant]
+        self.allowed.pop(tenant, None)
+        self.suspended.discard(tenant)
 
     def _reach(self, name: str, revision: int) -> None:
         self._reached[name] = max(self._reached.get(name, 0), revision)

@@ -26,10 +26,11 @@ from arktos_ray.base.signing import TokenKeys
 from arktos_ray.base.tasks import Tasks
 from arktos_ray.base.watched import Watched
 from arktos_ray.ingress import oidc, server, status
-from arktos_ray.ingress.audit import open_audit
+from arktos_ray.ingress.audit import Audit, open_audit
 from arktos_ray.ingress.authn import Authenticator, read_token_file
 from arktos_ray.ingress.dispatch import Dispatcher
 from arktos_ray.ingress.limits import Limits
+from arktos_ray.tenancy.quota import NO_LIMITS, Allowed
 from arktos_ray.tenancy.topology import Topology
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,12 @@ class Upstream:
 
     def tenant_uid(self, tenant: str) -> str | None:
         return self._directory.uid_of(tenant)
+
+    def allowed(self, tenant: str) -> Allowed:
+        return self._directory.allowed.get(tenant, NO_LIMITS)
+
+    def is_suspended(self, tenant: str) -> bool:
+        return tenant in self._directory.suspended
 
     def topology_version(self) -> int:
         return self._directory.version
@@ -105,6 +112,7 @@ class Ingress(Part):
         super().__init__(spec, surroundings)
         self._ingress: server.Ingress
         self._dispatcher: Dispatcher
+        self._audit: Audit | None = None
         self._directory: Directory
         self._refreshing: list[Callable[[], None]] = []
 
@@ -115,6 +123,9 @@ class Ingress(Part):
         )
         upstream = Upstream(self, directory)
         limits = Limits(**spec.get("limits", {}))
+        self._audit = open_audit(
+            spec.get("audit", {}), spec.get("log_dir", ""), self.name, self.clock, self.ids
+        )
         # A dispatcher of its own for what comes from the inside.
         self._dispatcher = Dispatcher(upstream, self.clock, Tasks(), limits)
         authenticator = Authenticator(
@@ -136,9 +147,7 @@ class Ingress(Part):
             anonymous=spec.get("anonymous", False),
             refresh=self._refresh,
             url=spec.get("url", ""),
-            audit=open_audit(
-                spec.get("audit", {}), spec.get("log_dir", ""), self.name, self.clock, self.ids
-            ),
+            audit=self._audit,
         )
         self._refreshing = self._watch_credentials(authenticator)
         tls = None
@@ -218,15 +227,39 @@ class Ingress(Part):
         return list(await asyncio.gather(*map(self._one, calls)))
 
     async def _one(self, call: Call) -> Reply:
+        audit = self._audit
+        trail = audit.begin_call(call, self.clock.monotonic()) if audit is not None else None
         try:
-            return await self._dispatcher.call(call)
+            reply = await self._dispatcher.call(call)
+        except Failure as failure:
+            reply = status.reply(failure)
+        if audit is None or trail is None:
+            return reply
+        audit.answered(trail, reply)
+        try:
+            if audit.blocking:
+                await audit.wait_written()
         except Failure as failure:
             return status.reply(failure)
+        return reply
+
+    async def request(self, method: str, payload: Any) -> Any:
+        if method == "usage":
+            return self._ingress.usage()
+        return await super().request(method, payload)
 
     async def watch(self, call: Call) -> AsyncIterator[list[WatchEvent]]:
-        events, _ = self._dispatcher.watch(call)
-        async for batch in events:
-            yield batch
+        audit = self._audit
+        trail = audit.begin_call(call, self.clock.monotonic()) if audit is not None else None
+        try:
+            events, _ = self._dispatcher.watch(call)
+            if audit is not None and trail is not None:
+                audit.started(trail)
+            async for batch in events:
+                yield batch
+        finally:
+            if audit is not None and trail is not None:
+                audit.complete(trail)
 
 
 def _log_options(options: Mapping[str, str]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from arktos_ray.actors import move_requests
+from arktos_ray.actors import move_requests, usage_requests
 from arktos_ray.actors.cast import SUPERVISOR, Actor
 from arktos_ray.actors.part import Part, Spec, Surroundings
 from arktos_ray.actors.topology import TopologyStore
@@ -276,8 +276,12 @@ class Supervisor(Part):
             return {**self.topology.pack(), "late": self._late()}
         if operation in move_requests.OPERATIONS:
             return await move_requests.operate(self, asked)
+        if operation in usage_requests.OPERATIONS:
+            doors = [n for n, w in self._watched.items() if w.actor.role == "ingress"]
+            return await usage_requests.operate(self, asked, doors)
         if operation not in _OPERATIONS:
-            known = ", ".join(("topology", *_OPERATIONS, *move_requests.OPERATIONS))
+            others = (*move_requests.OPERATIONS, *usage_requests.OPERATIONS)
+            known = ", ".join(("topology", *_OPERATIONS, *others))
             raise BadRequest(f"expected {{operation: ...}}, with one of: {known}")
         async with self._changing:
             changed = await getattr(self, _OPERATIONS[operation])(asked)

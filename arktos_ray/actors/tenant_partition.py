@@ -17,6 +17,7 @@ import orjson
 from arktos_ray.actors.claims import Claims
 from arktos_ray.actors.moves import Moves
 from arktos_ray.actors.part import Part, Spec, Surroundings
+from arktos_ray.actors.usage_requests import usage_of
 from arktos_ray.api import scheme
 from arktos_ray.api.calls import Call, Reply, User, WatchEvent
 from arktos_ray.api.errors import Failure, decode
@@ -34,6 +35,7 @@ from arktos_ray.store.moving import TENANTS
 from arktos_ray.store.port import Log
 from arktos_ray.store.store import Store
 from arktos_ray.tenancy import roles
+from arktos_ray.tenancy.quota import Allowed
 from arktos_ray.tenancy.topology import DRAINING, Topology
 
 log = logging.getLogger(__name__)
@@ -42,7 +44,8 @@ _OURSELVES = User("system:apiserver", SYSTEM_TENANT, ("system:masters",), truste
 
 
 class TenantPartition(Part):
-    """Spec adds: number (0..63, unique in the region), service_cidr; where tokens can be made,
+    """Spec adds: number (0..63, unique in the region), service_cidr, tenant_limits (what is allowed
+    to tenants that nobody allowed anything else; tenancy/quota.py); where tokens can be made,
     keys_dir, issuer, audiences and ca (text) as well."""
 
     role = "tenant partition"
@@ -70,6 +73,7 @@ class TenantPartition(Part):
                 ips.mark(address, record.path)
         partition = Partition(self.name, self.store, self.clock, self.ids, ips)
         partition.tokens = _tokens(self.spec)
+        partition.defaults = Allowed(**self.spec.get("tenant_limits", {}))
         self._outside = Https(allow_local=bool(self.spec.get("webhooks_local")))
         self.server = Server(partition, self.tasks, self._outside)
         if self.name == self.topology.system:
@@ -233,6 +237,8 @@ class TenantPartition(Part):
             return self.server.partition.customs.held(tenant, namespace)
         if method == "reviewed":
             return (await self._reviewed(Call.unpack(payload))).pack()
+        if method == "usage":
+            return usage_of(self.store, payload, self.server.partition.defaults)
         if method == "tenant-known":
             return self.claims.known(payload)
         if method in Moves.REQUESTS:

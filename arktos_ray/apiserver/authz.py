@@ -18,7 +18,7 @@ from arktos_ray.api.errors import BadRequest, Forbidden, Unauthorized
 from arktos_ray.api.names import SYSTEM_TENANT
 from arktos_ray.api.scheme import Resource
 from arktos_ray.apiserver.rights import RightsOfTenants
-from arktos_ray.tenancy import nodes
+from arktos_ray.tenancy import nodes, quota
 from arktos_ray.tenancy.nodes import NODES_GROUP
 from arktos_ray.tenancy.roles import SUPER_GROUP, is_super
 
@@ -34,6 +34,8 @@ def authorize(rights: RightsOfTenants, call: Call, resource: Resource) -> None:
     user = call.user
     if user.trusted:
         return
+    if user.tenant in rights.suspended:
+        raise quota.suspended(user.tenant)
     if user.tenant == SYSTEM_TENANT:
         if SUPER_GROUP in user.groups or call.verb in call.granted:
             return
@@ -113,6 +115,8 @@ def may(
     """Whether a role allows it, or the user is above roles; inside of the user's own tenant."""
     if user.trusted or is_super(user):
         return True
+    if user.tenant in rights.suspended:
+        return False
     of_tenant = rights.of(user.tenant)
     if path:
         return of_tenant.may_path(user, verb, path)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import orjson
@@ -27,9 +28,10 @@ from arktos_ray.apiserver.turns import Turns
 from arktos_ray.base.clock import Clock, rfc3339
 from arktos_ray.base.ids import Ids
 from arktos_ray.store.moving import TENANTS
-from arktos_ray.store.records import Record
+from arktos_ray.store.records import Record, encode
 from arktos_ray.store.store import OBJECT_BYTES_MAX, Store
 from arktos_ray.tenancy.assignment import stored_in
+from arktos_ray.tenancy.quota import NO_LIMITS, Allowed, allowed_of, check_room
 from arktos_ray.tenancy.topology import PartitionRow
 
 Object = dict[str, Any]
@@ -57,6 +59,8 @@ class Partition:
     storage: str = ""
     turns: Turns = field(default_factory=Turns)
     tokens: Tokens = field(default_factory=Tokens)
+    defaults: Allowed = NO_LIMITS  # of tenants whose Tenant says nothing
+    _allowed: dict[str, tuple[Record, Allowed]] = field(default_factory=dict)
     _decoded: dict[tuple[str, str], tuple[Record, Object]] = field(default_factory=dict)
     _second: int = -1
     _now: str = ""
@@ -129,15 +133,50 @@ class Partition:
         """Partitions for new tenants of that storage cluster."""
         return [row.name for row in self.rows if row.storage == cluster]
 
+    def allowed(self, tenant: str) -> Allowed:
+        """What the tenant may have, by the newest word about it. 0.6 us."""
+        record = self.store.latest(TENANTS, f"//{tenant}")
+        if record is None:
+            return NO_LIMITS
+        seen = self._allowed.get(tenant)
+        if seen is None or seen[0] is not record:
+            if len(self._allowed) >= _DECODED_MAX:
+                self._allowed.clear()
+            seen = self._allowed[tenant] = (record, allowed_of(record.decode(), self.defaults))
+        return seen[1]
+
+    def check_room(self, resource: Resource, record: Record, allowed: Allowed) -> None:
+        """Raises Forbidden when the tenant may not have that much more."""
+        key = record.key
+        previous = self.store.latest(resource.gvr, record.path)
+        size = len(record.body) - (0 if previous is None else len(previous.body))
+        check_room(
+            allowed, key.tenant, f'{resource.gvr} "{key.name}"', int(previous is None), size,
+            self.store.usage(key.tenant),
+        )  # fmt: skip
+
+    def check_room_for(self, resource: Resource, key: Key, obj: Object) -> None:
+        """The same for what is not going to be written."""
+        allowed = self.allowed(key.tenant)
+        if allowed.objects is not None or allowed.bytes is not None:
+            copy = {**obj, "metadata": dict(obj["metadata"])}
+            self.check_room(resource, encode(self.store.last, key.path(), copy), allowed)
+
     def save(
-        self, resource: Resource, key: Key, obj: Object, bytes_max: int = OBJECT_BYTES_MAX
-    ) -> Record:
-        """Raises TooLarge; then nothing was written."""
+        self, resource: Resource, key: Key, obj: Object, bytes_max: int = OBJECT_BYTES_MAX, *,
+        limited: bool = False,
+    ) -> Record:  # fmt: skip
+        """Raises TooLarge, and Forbidden when it is limited; then nothing was written."""
+        check = None
+        if limited and key.tenant:
+            allowed = self.allowed(key.tenant)
+            if allowed.objects is not None or allowed.bytes is not None:
+                check = partial(self.check_room, resource, allowed=allowed)
         path = key.path()
         if resource.gvr == TENANTS:
             # The name of a new one may be in its body only.
             self.gate.check_tenant(key.name, writes=True)
-        record = self.store.put(resource.gvr, path, obj, bytes_max)
+        record = self.store.put(resource.gvr, path, obj, bytes_max, check)
         if resource.gvr == "services":
             address = cluster_ip(obj)
             if address:

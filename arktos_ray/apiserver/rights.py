@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from arktos_ray.api.calls import User
 from arktos_ray.api.errors import Unauthorized, moved
 from arktos_ray.api.names import ALL_TENANTS
-from arktos_ray.store.moving import COMPLETE, HERE
+from arktos_ray.store.moving import COMPLETE, HERE, TENANTS
 from arktos_ray.store.records import Record
 from arktos_ray.store.store import Store
+from arktos_ray.tenancy import quota
 from arktos_ray.tenancy.accounts import ACCOUNTS, PODS, SECRETS
 from arktos_ray.tenancy.nodes import Need, refers
 from arktos_ray.tenancy.rights import Rights
@@ -35,10 +36,16 @@ class RightsOfTenants:
         self._uids: dict[tuple[str, str], tuple[Record, str]] = {}
         # What the tokens behind open watches rest on: (gvr, path) -> how many.
         self._relied_on: Counter[tuple[str, str]] = Counter()
-        for gvr in RESOURCES:
-            store.listeners[gvr] = self._published
         for gvr in (ACCOUNTS, PODS, SECRETS):
             store.listeners[gvr] = self._is_there_still
+        # Tenants whose users are refused, whatever their roles.
+        self.suspended: set[str] = set()
+        for gvr in RESOURCES:
+            store.listeners[gvr] = self._published
+        store.listeners[TENANTS] = self._tenant_published
+        for record in store.table(TENANTS).range():
+            if b'"suspended":true' in record.body:
+                self._judge(record.key.name, record)
 
     def of(self, tenant: str) -> Rights:
         """Raises Moved for a tenant whose roles are in another partition, or on their way."""
@@ -109,6 +116,23 @@ class RightsOfTenants:
     def forget(self, tenant: str) -> None:
         """It came, or went: what is in the store is not what was published."""
         self._tenants.pop(tenant, None)
+        self._judge(tenant, self._store.get(TENANTS, f"//{tenant}"))
+
+    def _judge(self, tenant: str, record: Record | None) -> None:
+        if record is not None and not record.deleted and quota.is_suspended(record.decode()):
+            self.suspended.add(tenant)
+        else:
+            self.suspended.discard(tenant)
+
+    def _tenant_published(self, gvr: str, record: Record, previous: Record | None) -> None:
+        tenant = record.key.name
+        was = tenant in self.suspended
+        self._judge(tenant, record)
+        if not was and tenant in self.suspended:
+            found = self._tenants.get(tenant)
+            if found is not None:
+                found.version += 1  # Open watches look again.
+            self.on_withdrawn(tenant)
 
     def _published(self, gvr: str, record: Record, previous: Record | None) -> None:
         key = record.key

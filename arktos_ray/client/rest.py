@@ -28,14 +28,18 @@ class Rest:
     deadline_s: float = 10.0
 
     def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """The decoded JSON. Raises a Failure: the server's own, or Unavailable without one."""
+        """The decoded JSON; a PATCH is a merge patch.
+
+        Raises a Failure: the server's own, or Unavailable without one.
+        """
         headers = {"Accept": "application/json", "User-Agent": "arktos"}
         if self.token:
             headers["Authorization"] = f"Bearer {self.token}"
         content = None
         if body is not None:
             content = json.dumps(body).encode()
-            headers["Content-Type"] = "application/json"
+            patch = method == "PATCH"
+            headers["Content-Type"] = f"application/{'merge-patch+' if patch else ''}json"
         try:
             connection = self._connection()
             try:

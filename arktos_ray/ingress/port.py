@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
 from arktos_ray.api.calls import Peer
+from arktos_ray.tenancy.quota import Allowed
 
 
 class Upstream(Protocol):
@@ -23,6 +24,12 @@ class Upstream(Protocol):
 
     def tenant_uid(self, tenant: str) -> str | None:
         """The uid of the Tenant object, None when no such tenant is known. Tokens name it."""
+
+    def allowed(self, tenant: str) -> Allowed:
+        """What operators allow it; of an unknown tenant nothing is known."""
+
+    def is_suspended(self, tenant: str) -> bool:
+        """Whether its users are refused. The partition says so too, and earlier."""
 
     def topology_version(self) -> int:
         """Of the topology that new tenants are assigned by; a Tenant is made with it."""

@@ -55,6 +55,26 @@ class Local:
     query: dict[str, str]
 
 
+_METHOD_OF_VERB = {
+    "get": "GET", "list": "GET", "watch": "GET", "create": "POST", "update": "PUT",
+    "patch": "PATCH", "delete": "DELETE", "deletecollection": "DELETE",
+}  # fmt: skip
+
+
+def request_line(call: Call) -> tuple[str, str]:
+    """The method and path of a call that came without: what `route` would have made it of."""
+    resource = scheme.BY_GVR.get(call.gvr)
+    version = call.version or (resource.api_version if resource is not None else "v1")
+    parts = ["/apis" if "/" in version else "/api", version]
+    if call.tenant:
+        parts += ["tenants", call.tenant]
+    if call.namespace:
+        parts += ["namespaces", call.namespace]
+    parts += [call.gvr.partition(".")[0], call.name, call.subresource]
+    query = "?watch=1" if call.verb == "watch" else ""
+    return _METHOD_OF_VERB.get(call.verb, "GET"), "/".join(p for p in parts if p) + query
+
+
 def truth(text: str) -> bool:
     """A boolean query parameter, as upstream reads it: only `false` and `0` are false."""
     return text.lower() not in ("false", "0")

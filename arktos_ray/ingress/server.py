@@ -28,7 +28,7 @@ from arktos_ray.api.names import SYSTEM_TENANT
 from arktos_ray.base.clock import Clock
 from arktos_ray.base.ids import Ids
 from arktos_ray.base.tasks import Tasks
-from arktos_ray.ingress import authn, http1, routes, status, streams
+from arktos_ray.ingress import authn, http1, routes, self_links, status, streams
 from arktos_ray.ingress.audit import Audit
 from arktos_ray.ingress.audit_events import Trail
 from arktos_ray.ingress.dispatch import Dispatcher, closing
@@ -37,6 +37,7 @@ from arktos_ray.ingress.limits import Limits
 from arktos_ray.ingress.metrics import Metrics
 from arktos_ray.ingress.port import Upstream
 from arktos_ray.ingress.shares import Rate, Shares
+from arktos_ray.tenancy import quota
 from arktos_ray.tenancy.roles import UNAUTHENTICATED
 
 log = logging.getLogger(__name__)
@@ -362,6 +363,8 @@ class Ingress:
                 wanted = authn.read_impersonation(request.headers.items())
                 if wanted is not None:
                     user = await self._impersonated(user, wanted)
+            if self._upstream.is_suspended(user.tenant):
+                raise quota.suspended(user.tenant)
             routed = routes.route(request.method, path, query, user)
             if isinstance(routed, routes.Local):
                 self._remember(request, None, speaker, user, start)
@@ -442,7 +445,7 @@ class Ingress:
             call.options["_table"] = form.version
         call.user_agent = headers.get("User-Agent", "")
         tenant = call.user.tenant
-        self._calls.enter(tenant)
+        self._calls.enter(tenant, 1, self._upstream.allowed(tenant).requests)
         held = 0
         try:
             if request.method != "GET":
@@ -510,6 +513,10 @@ class Ingress:
             call.verb, call.gvr, call.subresource, reply.code, self._clock.monotonic() - start
         )
         body, media = reply.body, http1.JSON
+        if body and reply.ok and not form.shape and self_links.knows(call.user_agent):
+            path = request.raw_path.partition("?")[0]
+            plural = call.gvr.partition(".")[0]
+            body = self_links.add(body, path, plural, call.subresource)
         if form.media is http1.YAML and body:
             body, media = http1.to_yaml(body), http1.YAML
         elif http1.wants_pretty(call.options, call.user_agent) and body:
@@ -519,6 +526,8 @@ class Ingress:
             body = await asyncio.to_thread(http1.compress, body)
             more = b"Content-Encoding: gzip\r\nVary: Accept-Encoding\r\n"
         answer = self._respond(request, Reply(reply.code, body, reply.warnings), media, more)
+        if request.trail is not None:
+            request.trail.body = reply.body  # As JSON, whatever the client wanted.
         if not answer.body:
             return answer
         # Large: the tenant has these bytes in our memory until its client has read them.
@@ -596,11 +605,14 @@ class Ingress:
             raise ConnectionResetError("the client went away")
         if self._stopping:
             raise errors.Unavailable("this ingress is stopping")
-        self._streams.enter(call.user.tenant)
+        self._open_stream(call.user.tenant)
         try:
             return await self._watching(request, transport, call, form, timeout_s, websocket)
         finally:
             self._streams.leave(call.user.tenant)
+
+    def _open_stream(self, tenant: str) -> None:
+        self._streams.enter(tenant, 1, self._upstream.allowed(tenant).watches)
 
     async def _watching(
         self, request: _Request, transport: asyncio.Transport, call: Call, form: http1.Form,
@@ -667,7 +679,7 @@ class Ingress:
         reply = await self._dispatcher.call(call)
         if not reply.ok:
             raise errors.decode(reply.body)
-        self._streams.enter(call.user.tenant)
+        self._open_stream(call.user.tenant)
         try:
             logs = self._upstream.logs(call.tenant, call.namespace, call.name, call.options)
             return await self._following(request, call, logs)
@@ -686,6 +698,8 @@ class Ingress:
                 transport.write(http1.chunk(first))
             try:
                 async for data in chunks:
+                    if self._upstream.is_suspended(call.user.tenant):
+                        raise quota.suspended(call.user.tenant)
                     if data:
                         transport.write(http1.chunk(data))
                         await _drain(request)
@@ -796,6 +810,14 @@ class Ingress:
         if http1.wants_pretty({}, request.headers.get("User-Agent", "")):
             body = http1.pretty(body)
         return self._respond(request, Reply(200, body))
+
+    def usage(self) -> dict[str, dict[str, int]]:
+        """Tenant -> what it has open here."""
+        watches, requests = self._streams.by_tenant(), self._calls.by_tenant()
+        return {
+            tenant: {"watches": watches.get(tenant, 0), "requests": requests.get(tenant, 0)}
+            for tenant in {*watches, *requests}
+        }
 
     def _by_tenant(self) -> Mapping[str, tuple[str, Mapping[str, int]]]:
         return {

@@ -31,15 +31,21 @@ class Shares:
         self.total = 0
         self._tenants = 0  # of the total
 
-    def enter(self, tenant: str, amount: int = 1) -> None:
-        """Who enters leaves. Raises TooManyRequests."""
+    def enter(self, tenant: str, amount: int = 1, allowed: int | None = None) -> None:
+        """Who enters leaves. allowed: the tenant's own limit. Raises TooManyRequests."""
         if tenant == SYSTEM_TENANT:
             if self.total + amount > self._total_max + self._reserve:
                 raise busy(f"too many {self._what} are open here; try again")
         else:
             of = self._of.get(tenant, 0)
             free = self._total_max - self._tenants
-            if of + amount > self._tenant_max or of + amount > free:
+            most = self._tenant_max if allowed is None else allowed
+            if of + amount > most:
+                raise busy(
+                    f'too many {self._what} of tenant "{tenant}" are open here: it has {of},'
+                    f" and may have {most}; try again"
+                )
+            if of + amount > free:
                 raise busy(f'too many {self._what} of tenant "{tenant}" are open here; try again')
         self.hold(tenant, amount)
 

@@ -187,6 +187,8 @@ def test_status_loads_neither_ray_nor_pydantic() -> None:
 class Door(BaseHTTPRequestHandler):
     tenants: list[str]
     created: dict[str, Any]
+    usage: list[dict[str, Any]]
+    patched: tuple[str, Any]
 
     def answer(self, code: int, body: Any) -> None:
         raw = json.dumps(body).encode()
@@ -224,12 +226,34 @@ class Door(BaseHTTPRequestHandler):
             )  # fmt: skip
         elif self.path == "/api/v1/tenants":
             self.answer(200, {"items": [{"metadata": {"name": t}} for t in self.tenants]})
+        elif self.named() in self.tenants:
+            meta = {"name": self.named(), "uid": "u"}
+            self.answer(200, {"metadata": meta, "status": {"phase": "Active"}})
         else:
-            self.refuse(404, "NotFound", "not found")
+            self.refuse(404, "NotFound", f'tenants "{self.named()}" not found')
+
+    def named(self) -> str:
+        return self.path.removeprefix("/api/v1/tenants/")
+
+    def do_DELETE(self) -> None:
+        self.tenants.remove(self.named())
+        self.answer(200, {})
+
+    def do_PATCH(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.named() not in self.tenants:
+            self.refuse(404, "NotFound", f'tenants "{self.named()}" not found')
+        elif self.headers["Content-Type"] == "application/merge-patch+json":
+            Door.patched = (self.path, body)
+            self.answer(200, {})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or "{}")
-        if self.path.endswith("/token"):
+        if self.path == "/arktos/v1/operations":
+            asked = body.get("tenant")
+            rows = [row for row in self.usage if asked in ("", row["tenant"])]
+            self.answer(200, {"tenants": rows, "silent": []})
+        elif self.path.endswith("/token"):
             self.answer(200, {"token": f"token-of-{self.path.split('/')[-2]}"})
         elif body["metadata"]["name"] in self.tenants:
             self.refuse(409, "AlreadyExists", 'tenants "acme" already exists')
@@ -396,3 +420,84 @@ def test_doctor_says_what_a_machine_of_several_lacks(
         "redis": "bad",
     }  # fmt: skip
     assert found("127.0.0.1:1", {**good, "RAY_REDIS_ADDRESS": ""})["redis"] == "missing"
+
+
+# Governing tenants
+
+
+def row(name: str, size: int, **limits: int) -> dict[str, Any]:
+    return {
+        "tenant": name, "partition": "tp-1", "objects": size // 100, "bytes": size, "watches": 3,
+        "requests": 0, "limits": limits, "suspended": False, "kinds": {"pods": [2, size]},
+    }  # fmt: skip
+
+
+def test_usage_is_sorted_with_limits_beside_it(home: Path) -> None:
+    Door.usage = [row("a", 500), row("big", 3 << 20, objects=50_000, bytes=4 << 20), row("c", 700)]
+    result = run("tenant", "usage", "--data-dir", home)
+    assert result.exit_code == 0
+    lines = [line.split() for line in result.output.splitlines() if line]
+    assert lines[0] == ["TENANT", "PARTITION", "OBJECTS", "BYTES", "WATCHES", "REQUESTS"]
+    assert lines[1] == ["big", "tp-1", "31457/50000", "3Mi/4Mi", "3", "0"]
+    assert [line[0] for line in lines[2:]] == ["c", "a"]
+    by_name = run("tenant", "usage", "--data-dir", home, "--sort", "name", "-o", "name")
+    assert by_name.output.split() == ["a", "big", "c"]
+    as_yaml = yaml.safe_load(run("tenant", "usage", "--data-dir", home, "-o", "yaml").output)
+    assert as_yaml[0]["tenant"] == "big"
+
+
+def test_limits_are_set_and_taken_away(home: Path) -> None:
+    Door.tenants, Door.usage = ["system", "acme"], [row("acme", 2_048, objects=10)]
+    result = run("tenant", "limits", "acme", "--objects", "10", "--bytes", "2Gi", "--watches",
+                 "none", "--data-dir", home)  # fmt: skip
+    assert Door.patched == (
+        "/api/v1/tenants/acme",
+        {"spec": {"limits": {"objects": 10, "bytes": "2Gi", "watches": None}}},
+    )
+    lines = [line.split() for line in result.output.splitlines() if line]
+    assert lines[1:3] == [["objects", "10", "20"], ["bytes", "-", "2Ki"]]
+    refused = run("tenant", "limits", "acme", "--objects", "many", "--data-dir", home)
+    assert refused.exit_code == 2
+    assert "no number" in refused.output
+
+
+def test_a_tenant_is_suspended_and_resumed(home: Path) -> None:
+    Door.tenants = ["system", "acme"]
+    result = run("tenant", "suspend", "acme", "--data-dir", home)
+    assert Door.patched == ("/api/v1/tenants/acme", {"spec": {"suspended": True}})
+    assert "its workloads go on" in result.output
+    run("tenant", "resume", "acme", "--data-dir", home)
+    assert Door.patched == ("/api/v1/tenants/acme", {"spec": {"suspended": None}})
+    missing = run("tenant", "suspend", "nobody", "--data-dir", home)
+    assert (missing.exit_code, "not found" in missing.output) == (1, True)
+
+
+def test_a_tenant_is_shown_with_what_it_has_by_kind(home: Path) -> None:
+    Door.tenants, Door.usage = ["system", "acme"], [row("acme", 2_048, objects=100)]
+    text = run("tenant", "show", "acme", "--data-dir", home).output
+    assert "Objects:    20/100" in text
+    assert "pods" in text
+    shown = json.loads(run("tenant", "show", "acme", "--data-dir", home, "-o", "json").output)
+    assert shown["usage"]["kinds"] == {"pods": [2, 2_048]}
+    assert run("tenant", "show", "nobody", "--data-dir", home).exit_code == 1
+
+
+def test_a_tenant_is_deleted_to_its_end(home: Path) -> None:
+    Door.tenants = ["system", "acme"]
+    result = run("tenant", "delete", "acme", "--data-dir", home)
+    assert (result.exit_code, result.output) == (0, "tenant acme deleted\n")
+    assert Door.tenants == ["system"]
+    again = run("tenant", "delete", "acme", "--data-dir", home)
+    assert again.exit_code == 1
+
+
+def test_an_operator_goes_into_a_tenant_by_its_prefix(home: Path) -> None:
+    Door.tenants = ["system", "acme"]
+    result = run("tenant", "kubeconfig", "acme", "--as-operator", "--data-dir", home)
+    config = yaml.safe_load(result.output)
+    assert config["clusters"][0]["cluster"]["server"].endswith("/t/acme")
+    assert config["current-context"] == "admin@acme"
+    own = yaml.safe_load(run("tenant", "kubeconfig", "acme", "--data-dir", home).output)
+    assert own["users"][0]["user"]["token"] == "token-of-acme"
+    missing = run("tenant", "kubeconfig", "nobody", "--as-operator", "--data-dir", home)
+    assert missing.exit_code == 1

@@ -174,3 +174,40 @@ def test_an_issuer_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, sa
     with pytest.raises(ConfigError) as caught:
         load(file, {})
     assert said in str(caught.value)
+
+
+# The audit log
+
+
+def test_changes_are_audited_unless_the_file_says_otherwise(tmp_path: Path) -> None:
+    assert load(None, {}).audit_spec()["mode"] == "batch"
+    file = tmp_path / "arktos.yaml"
+    file.write_text("audit: off")  # What YAML reads as false.
+    assert load(file, {}).audit_spec() == {}
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(
+        "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Metadata, tenants: [acme]}]"
+    )
+    spec = load(None, {"audit": str(policy), "audit_file_mb_max": 1}).audit_spec()
+    assert spec["policy"]["rules"] == [{"level": "Metadata", "tenants": ["acme"]}]
+    assert spec["bytes_max"] == 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("kind: Policy", "audit.k8s.io/v1"),
+        ("apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Much}]", "rules[0].level"),
+        ("[", "is not YAML"),
+    ],
+)
+def test_a_policy_that_cannot_be_meant_is_refused_with_its_place(
+    tmp_path: Path, text: str, says: str
+) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(text)
+    with pytest.raises(ConfigError) as refused:
+        load(None, {"audit": str(policy)}).audit_spec()
+    assert says in str(refused.value)
+    with pytest.raises(ConfigError, match="No such file"):
+        load(None, {"audit": str(tmp_path / "nowhere")}).audit_spec()

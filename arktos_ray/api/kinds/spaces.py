@@ -3,9 +3,11 @@ StorageCluster: where the objects of tenants are kept."""
 
 from __future__ import annotations
 
-from arktos_ray.api.kinds.causes import Cause, bad, required
+from arktos_ray.api import quantity
+from arktos_ray.api.kinds.causes import Cause, bad, forbidden, required
 from arktos_ray.api.kinds.generic import Object, Rules, keep
 from arktos_ray.api.kinds.meta import validate_finalizer
+from arktos_ray.api.names import SYSTEM_TENANT
 
 NAME_LABEL = "kubernetes.io/metadata.name"
 STORAGE_CLUSTER_MAX = 63
@@ -73,9 +75,11 @@ class TenantRules(_Space):
         super().check(obj, out)
         cluster = (obj.get("spec") or {}).get("storageClusterId")
         _check_storage_cluster("spec.storageClusterId", cluster, out)
+        _check_allowed(obj, out)
 
     def check_update(self, obj: Object, old: Object, out: list[Cause]) -> None:
         super().check(obj, out)
+        _check_allowed(obj, out)
 
 
 class StorageClusterRules(Rules):
@@ -88,6 +92,23 @@ class StorageClusterRules(Rules):
         self.check(obj, out)
         if obj.get("storageClusterId") != old.get("storageClusterId"):
             out.append(bad("storageClusterId", obj.get("storageClusterId"), "field is immutable"))
+
+
+def _check_allowed(tenant: Object, out: list[Cause]) -> None:
+    """What tenancy/quota.py reads."""
+    spec = tenant.get("spec") or {}
+    limits = spec.get("limits") or {}
+    for name, value in limits.items():
+        try:
+            negative = quantity.milli(value) < 0
+        except ValueError:
+            negative = False  # The schema says what is wrong with it.
+        if negative:
+            out.append(bad(f"spec.limits.{name}", value, "must be greater than or equal to 0"))
+    if tenant["metadata"].get("name") == SYSTEM_TENANT:
+        why = "the system tenant is the operators' own"
+        given = [name for name in ("limits", "suspended") if spec.get(name)]
+        out += [forbidden(f"spec.{name}", why) for name in given]
 
 
 def _check_storage_cluster(at: str, cluster: str | None, out: list[Cause]) -> None:

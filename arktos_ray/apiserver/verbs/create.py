@@ -37,12 +37,13 @@ _GENERATE_TRIES = 8
 _SETTLERS = ("tenants", "nodes")
 
 
-def create(partition: Partition, call: Call, resource: Resource) -> Reply:
+def create(partition: Partition, call: Call, resource: Resource, *, limited: bool = True) -> Reply:
+    """limited: whether the tenant must have room for it."""
     dry_run = is_dry_run(call)
     obj, warnings = body_of(call, resource)
     complete_metadata(partition, call, resource, obj)
     prepare(partition, call, resource, obj, tracked=not call.user.trusted)
-    return store_new(partition, resource, obj, dry_run, warnings)
+    return store_new(partition, resource, obj, dry_run, warnings, limited=limited)
 
 
 def complete_metadata(partition: Partition, call: Call, resource: Resource, obj: Object) -> None:
@@ -110,7 +111,7 @@ def prepare(
 
 def store_new(
     partition: Partition, resource: Resource, obj: Object, dry_run: bool,
-    warnings: tuple[str, ...],
+    warnings: tuple[str, ...], *, limited: bool = True,
 ) -> Reply:  # fmt: skip
     key = key_in(resource, obj)
     if partition.store.latest(resource.gvr, key.path()) is not None:
@@ -120,8 +121,10 @@ def store_new(
     elif resource.gvr == DEFINITIONS:
         partition.customs.settle(obj, None, partition.now())
     if dry_run:
+        if limited:
+            partition.check_room_for(resource, key, obj)
         return reply_with(201, obj, warnings)
-    reply = reply_with(201, partition.save(resource, key, obj), warnings)
+    reply = reply_with(201, partition.save(resource, key, obj, limited=limited), warnings)
     if resource.gvr == "tenants":
         _give_administrator(partition, key.name)
     return reply
@@ -133,7 +136,7 @@ def _give_administrator(partition: Partition, tenant: str) -> None:
     for gvr, body in roles.of_a_tenant(tenant):
         call = Call("create", gvr, tenant, body=orjson.dumps(body), user=_OURSELVES)
         with contextlib.suppress(errors.AlreadyExists):
-            create(partition, call, scheme.resource(gvr))
+            create(partition, call, scheme.resource(gvr), limited=False)
 
 
 def agree(call: Call, resource: Resource, meta: dict[str, Any]) -> None:

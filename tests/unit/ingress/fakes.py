@@ -18,6 +18,7 @@ from arktos_ray.base.ids import Ids
 from arktos_ray.ingress.authn import Authenticator
 from arktos_ray.ingress.limits import Limits
 from arktos_ray.ingress.server import Ingress
+from arktos_ray.tenancy.quota import NO_LIMITS, Allowed
 
 T = TypeVar("T")
 
@@ -178,6 +179,8 @@ class FakeUpstream:
         self.partitions = {name: FakePartition(i) for i, name in enumerate(names)}
         self.uids: dict[str, str] = {"system": "uid-system", "acme": "uid-acme", "b": "uid-b"}
         self.moves: dict[str, str] = {}
+        self.limits: dict[str, Allowed] = {}
+        self.suspended: set[str] = set()
         self.storages: dict[str, str] = {}  # tenant -> what a Tenant to create asked for
         self.printed: list[bytes] = [b"hello\n", b"world\n"]
 
@@ -194,6 +197,12 @@ class FakeUpstream:
 
     def tenant_partitions(self) -> list[str]:
         return [name for name in self.partitions if name.startswith("tp")]
+
+    def allowed(self, tenant: str) -> Allowed:
+        return self.limits.get(tenant, NO_LIMITS)
+
+    def is_suspended(self, tenant: str) -> bool:
+        return tenant in self.suspended
 
     def topology_version(self) -> int:
         return 1

@@ -186,6 +186,19 @@ def test_a_watch_has_a_line_when_it_begins_and_one_when_it_ends(tmp_path: Path) 
     run(story())
 
 
+def test_an_answer_is_written_as_json_whatever_the_client_wanted(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with logging(tmp_path) as log:
+            body = {"metadata": {"name": "c"}}
+            await log.say(
+                "POST", "/api/v1/namespaces/n/configmaps", body, Accept="application/yaml"
+            )
+            line = await log.last()
+            assert line["objectRef"]["name"] == line["responseObject"]["metadata"]["name"] == "c"
+
+    run(story())
+
+
 def test_what_no_rule_wants_is_not_written(tmp_path: Path) -> None:
     async def story() -> None:
         async with logging(tmp_path, {"level": "Metadata", "verbs": ["create"]}) as log:
@@ -391,3 +404,23 @@ def test_the_last_lines_are_written_at_the_end(tmp_path: Path) -> None:
 
     run(story())
     assert len((tmp_path / "audit.log").read_bytes().splitlines()) == 1
+
+
+def test_calls_from_the_inside_are_in_it_as_the_requests_that_they_stand_for(
+    tmp_path: Path,
+) -> None:
+    async def story() -> None:
+        async with logging(tmp_path, {"level": "Metadata"}) as log:
+            user = User("arktos-python", "system", ("system:masters",))
+            call = Call("patch", "deployments.apps", "acme", "n", "web", "status", user=user)
+            trail = log.audit.begin_call(call, 0.0)
+            assert trail is not None
+            log.audit.answered(trail, Reply(200, b"{}"))
+            line = await log.last()
+            uri = "/apis/apps/v1/tenants/acme/namespaces/n/deployments/web/status"
+            assert (line["verb"], line["requestURI"]) == ("patch", uri)
+            assert line["user"]["username"] == "arktos-python"
+            ours = Call("get", "pods", "acme", "n", "p", user=User("system:shard-1", trusted=True))
+            assert log.audit.begin_call(ours, 0.0) is None
+
+    run(story())

@@ -111,6 +111,8 @@ def test_a_tenant_is_in_one_store_before_and_in_the_other_after_with_its_revisio
         departed, here = await step(one.store, two.store)
         assert here > departed
         assert not one.values()
+        assert one.store.usage("t") == (0, 0)
+        assert two.store.usage("t") == (2, sum(len(r.body) for r in two.store.table(GVR).range()))
         assert one.store.get("tenants", "//t") is None
         assert one.values("t2") == {"t2/n/other": 9}
         assert two.values() == {"t/n/a": 2, "t/n/c": 7}

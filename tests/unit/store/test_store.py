@@ -113,6 +113,9 @@ def test_what_was_acknowledged_is_there_and_what_was_refused_is_not(plan: list[A
                 running = Running(disk)
                 wanted = dict(durable)
             assert running.state() == durable, "readers see the durable state, no more, no less"
+            there = [running.store.latest(GVR, path(name)) for name in wanted]
+            size = sum(len(record.body) for record in there if record is not None)
+            assert running.store.usage("t") == (len(wanted), size)
         await running.crash()
 
     asyncio.run(story())
