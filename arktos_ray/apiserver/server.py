@@ -195,7 +195,7 @@ class Server:
             reply = verb(self.partition, call, resource)
         finally:
             self.partition.hooks.attempt = None
-        return reply if resource.form is None else _spoken(reply, resource)
+        return _told(reply, resource)
 
     async def _delete_each(self, call: Call) -> Reply:
         """A collection whose webhooks are asked about each object by itself. Raises a Failure."""
@@ -268,9 +268,7 @@ class Server:
         resource = self._admitted(call)
         verb = self._verb(call, resource)
         reply = verb(self.partition, call, resource)
-        if resource.custom is not None:
-            reply = _warned(reply, resource)
-        return reply if resource.form is None else _spoken(reply, resource)
+        return _told(reply, resource)
 
     def _check_custom(self, call: Call, resource: Resource) -> None:
         if call.tenant not in ("", ALL_TENANTS):
@@ -381,6 +379,13 @@ class Server:
             "waiting": self.partition.turns.waiting(),
             "refused": self.partition.turns.refused,
         }
+
+
+def _told(reply: Reply, resource: Resource) -> Reply:
+    """As its client should hear it."""
+    if resource.custom is not None:
+        reply = _warned(reply, resource)
+    return reply if resource.form is None else _spoken(reply, resource)
 
 
 def _warned(reply: Reply, resource: Resource) -> Reply:

@@ -253,7 +253,9 @@ def _reference(call: Call) -> Object:
         found["name"] = call.name
     if group:
         found["apiGroup"] = group
-    if resource is not None:
+    if call.version:
+        found["apiVersion"] = call.version.rpartition("/")[2]
+    elif resource is not None:
         found["apiVersion"] = resource.version
     if call.subresource:
         found["subresource"] = call.subresource

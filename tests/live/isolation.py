@@ -76,7 +76,7 @@ _SPELLINGS: tuple[Callable[[str], str], ...] = (
     lambda s: s.upper(),
     lambda s: s.capitalize(),
     lambda s: "".join(f"%{ord(c):02x}" for c in s),
-    lambda s: f"%{ord(s[0]):02X}" + s[1:],
+    lambda s: f"%{ord(s[0]):02X}" + s[1:] if s else s,
     lambda s: "%25" + s,
     lambda s: s + ";x=1",
     lambda s: s + "%20",

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 import pytest
 from acme_world import ACME, ADMIN, Acme, acme
+from widgets import AS, DEFINITIONS, GVR, definition, version, widget
 
 from arktos_ray.api import errors
 from arktos_ray.api.calls import Call, Reply, User
@@ -133,6 +134,29 @@ def test_a_mutating_webhook_changes_what_is_stored() -> None:
         assert request["oldObject"] is None
         assert request["userInfo"]["username"] == "admin"
         assert request["options"]["kind"] == "CreateOptions"
+
+    hooked(story)
+
+
+def test_webhooks_are_asked_about_custom_objects_too() -> None:
+    async def story(h: Hooked) -> None:
+        body = definition(versions=[version(deprecated=True, deprecationWarning="use v2")])
+        await h.w.ok("create", DEFINITIONS, body, at=("acme", "", ""))
+        await h.install("mutating", hook("a", "widgets"))
+        h.fake.hooks["a"] = patching("/spec/color", "green")
+        call = h.w.call("create", GVR, widget())
+        call.version = AS
+        [apart] = await h.w.part.call([call])
+        assert b"ReviewedApart" in apart.body
+        reply = Reply.unpack(await h.w.part.request("reviewed", call.pack()))
+        assert reply.ok, reply.body
+        assert orjson.loads(reply.body)["spec"]["color"] == "green"
+        assert "use v2" in reply.warnings
+        [(_, request)] = h.fake.asked
+        assert request["resource"] == {
+            "group": "example.com", "version": "v1", "resource": "widgets",
+        }  # fmt: skip
+        assert request["kind"]["kind"] == "Widget"
 
     hooked(story)
 
