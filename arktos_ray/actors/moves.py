@@ -149,6 +149,7 @@ class Moves:
         self._partition.quotas.reread(mark.tenant)
         self._partition.customs.forget(mark.tenant)
         self._partition.hooks.reread(mark.tenant)
+        self._partition.policies.reread(mark.tenant)
         if mark.state == DEPARTED:
             ips.lend(mark.tenant, mark.addresses)
         else:

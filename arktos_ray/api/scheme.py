@@ -221,6 +221,16 @@ RESOURCES: tuple[Resource, ...] = (
         )
         for kind in ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
     ],
+    _tenant_scoped(
+        ADMISSION, "validatingadmissionpolicies", "ValidatingAdmissionPolicy",
+        "k8s.io.api.admissionregistration.v1.ValidatingAdmissionPolicy",
+        categories=("api-extensions",), has_generation=True,
+    ),
+    _tenant_scoped(
+        ADMISSION, "validatingadmissionpolicybindings", "ValidatingAdmissionPolicyBinding",
+        "k8s.io.api.admissionregistration.v1.ValidatingAdmissionPolicyBinding",
+        categories=("api-extensions",), has_generation=True,
+    ),
     _namespaced(
         _AUTHORIZATION, "localsubjectaccessreviews", "LocalSubjectAccessReview",
         "k8s.io.api.authorization.v1.LocalSubjectAccessReview", verbs=("create",), virtual=True,

@@ -568,6 +568,22 @@ def _webhooks(obj: Object, now: float) -> Cells:
     return [obj["metadata"].get("name", ""), len(obj.get("webhooks") or ()), _age(obj, now)]
 
 
+def _policy(obj: Object, now: float) -> Cells:
+    spec = obj.get("spec") or {}
+    kind = spec.get("paramKind")
+    shown = f"{kind.get('apiVersion')}/{kind.get('kind')}" if kind else "<unset>"
+    count = len(spec.get("validations") or ())
+    return [obj["metadata"].get("name", ""), count, shown, _age(obj, now)]
+
+
+def _policy_binding(obj: Object, now: float) -> Cells:
+    spec, ref = obj.get("spec") or {}, (obj.get("spec") or {}).get("paramRef")
+    shown = "<unset>"
+    if ref and ref.get("name"):
+        shown = f"{ref['namespace']}/{ref['name']}" if ref.get("namespace") else ref["name"]
+    return [obj["metadata"].get("name", ""), spec.get("policyName", ""), shown, _age(obj, now)]
+
+
 def _event(obj: Object, now: float) -> Cells:
     if "regarding" in obj:
         obj = forms.event_to_stored(obj)
@@ -700,6 +716,12 @@ _COLUMNS: dict[str, list[dict[str, Any]]] = {
     "certificatesigningrequests.certificates.k8s.io": _define(
         "Name", "Age", "SignerName", "Requestor", "RequestedDuration", "Condition"
     ),
+    f"validatingadmissionpolicies.{scheme.ADMISSION}": _define(
+        "Name", "Validations:integer", "ParamKind", "Age"
+    ),
+    f"validatingadmissionpolicybindings.{scheme.ADMISSION}": _define(
+        "Name", "PolicyName", "ParamRef", "Age"
+    ),
     **dict.fromkeys(_HOOKS, _define("Name", "Webhooks:integer", "Age")),
     f"rolebindings.{scheme.RBAC}": _BINDING_COLUMNS,
     f"clusterrolebindings.{scheme.RBAC}": _BINDING_COLUMNS,
@@ -725,6 +747,8 @@ _ROWS: dict[str, Callable[[Object, float], Cells]] = {
     "controllerrevisions.apps": _controller_revision,
     "leases.coordination.k8s.io": _lease,
     "endpointslices.discovery.k8s.io": _endpoint_slice,
+    f"validatingadmissionpolicies.{scheme.ADMISSION}": _policy,
+    f"validatingadmissionpolicybindings.{scheme.ADMISSION}": _policy_binding,
     **dict.fromkeys(_HOOKS, _webhooks),
     f"rolebindings.{scheme.RBAC}": _binding,
     f"clusterrolebindings.{scheme.RBAC}": _binding,

@@ -20,6 +20,7 @@ from arktos_ray.apiserver.admission.namespace import check_exists as check_tenan
 from arktos_ray.apiserver.customs import Customs
 from arktos_ray.apiserver.gate import Gate
 from arktos_ray.apiserver.hooks import Hooks
+from arktos_ray.apiserver.policies import Policies
 from arktos_ray.apiserver.quotas import Quotas
 from arktos_ray.apiserver.rights import RightsOfTenants
 from arktos_ray.apiserver.service_ips import ServiceIPs
@@ -51,6 +52,7 @@ class Partition:
     quotas: Quotas = field(init=False)
     customs: Customs = field(init=False)
     hooks: Hooks = field(init=False)
+    policies: Policies = field(init=False)
     # Of the topology that this partition knows: tenants are made by no older one.
     topology_version: int = 0
     draining: bool = False  # then it takes no new tenants, or nodes
@@ -69,6 +71,7 @@ class Partition:
         self.gate = Gate(self.store)
         self.rights = RightsOfTenants(self.store)
         self.hooks = Hooks(self.store)
+        self.policies = Policies(self.store)
         self.quotas = Quotas(self.store, self.turns, self.clock)
         self.customs = Customs(self.store)
 

@@ -192,7 +192,7 @@ class Server:
         # In one step: nobody else finds this attempt.
         self.partition.hooks.attempt = attempt
         try:
-            reply = verb(self.partition, call, resource)
+            reply = self._carried_out(verb, call, resource)
         finally:
             self.partition.hooks.attempt = None
         return _told(reply, resource)
@@ -267,14 +267,22 @@ class Server:
             return await list_objects(self.partition, call, resource)
         resource = self._admitted(call)
         verb = self._verb(call, resource)
-        reply = verb(self.partition, call, resource)
-        return _told(reply, resource)
+        return _told(self._carried_out(verb, call, resource), resource)
 
     def _check_custom(self, call: Call, resource: Resource) -> None:
         if call.tenant not in ("", ALL_TENANTS):
             # Where the tenant is, its definitions are.
             self.partition.gate.check(call)
         self.partition.customs.check(call, resource)
+
+    def _carried_out(self, verb: Verb, call: Call, resource: Resource) -> Reply:
+        """With what admission policies warn of."""
+        policies = self.partition.policies
+        policies.begin()
+        reply = verb(self.partition, call, resource)
+        if policies.warnings:
+            reply = Reply(reply.code, reply.body, (*reply.warnings, *policies.warnings))
+        return reply
 
     def _admitted(self, call: Call) -> Resource:
         """What the call is about. Raises a Failure for who may not, or should ask elsewhere."""

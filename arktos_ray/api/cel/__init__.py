@@ -9,10 +9,17 @@ expression costs more than that in time or memory, and none raises anything but 
 Kubernetes has and we have not: macros with two variables, and the authorizer.
 """
 
-from arktos_ray.api.cel.program import COST_MAX, EXPRESSION_BYTES_MAX, Lazy, Program, compile  # noqa: A004
+from arktos_ray.api.cel.program import (
+    COST_MAX,
+    EXPRESSION_BYTES_MAX,
+    Lazy,
+    Program,
+    compile,  # noqa: A004
+    fields_of,
+)
 from arktos_ray.api.cel.values import NONE, Budget, CelError, CostExceeded, Optional
 
 __all__ = [
     "COST_MAX", "EXPRESSION_BYTES_MAX", "NONE", "Budget", "CelError", "CostExceeded", "Lazy",
-    "Optional", "Program", "compile",
+    "Optional", "Program", "compile", "fields_of",
 ]  # fmt: skip

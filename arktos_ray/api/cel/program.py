@@ -187,7 +187,9 @@ class _Maker:
             if type(whole) is not dict:
                 raise no_overload()
             value = whole.get(field, _MISSING)
-            return whole.get(plain, _MISSING) if value is _MISSING else value
+            if value is _MISSING:
+                value = whole.get(plain, _MISSING)
+            return value.get() if type(value) is Lazy else value
 
         if expr.test:
 
@@ -240,7 +242,9 @@ class _Maker:
             if type(whole) is not dict:
                 raise no_overload()
             value = whole.get(field, _MISSING)
-            return whole.get(plain, _MISSING) if value is _MISSING else value
+            if value is _MISSING:
+                value = whole.get(plain, _MISSING)
+            return value.get() if type(value) is Lazy else value
 
         def select(variables: dict[str, Any]) -> Optional:
             whole = operand(variables)
@@ -497,6 +501,33 @@ _LAZY: dict[str, Callable[..., Closure]] = {
     "or": _or_optional,
     "orValue": _or_value,
 }
+
+
+def fields_of(program: Program, variable: str) -> set[str]:
+    """Which fields of that variable a program names."""
+    found: set[str] = set()
+    _fields_of(program.tree, variable, found)
+    return found
+
+
+def _fields_of(expr: ast.Expr, variable: str, out: set[str]) -> None:
+    match expr:
+        case ast.Select(ast.Ident(name), field):
+            if name == variable:
+                out.add(field)
+        case ast.Select(operand):
+            _fields_of(operand, variable, out)
+        case ast.Call(_, args) | ast.MakeList(args):
+            for arg in args:
+                _fields_of(arg, variable, out)
+        case ast.MakeMap(entries):
+            for entry in entries:
+                _fields_of(entry.key, variable, out)
+                _fields_of(entry.value, variable, out)
+        case ast.Comprehension(_, over, _, start, condition, step, result):
+            for one in (over, start, condition, step, result):
+                _fields_of(one, variable, out)
+
 
 # ------------------------------------------------------------------------------------------- names
 

@@ -10,6 +10,7 @@ from arktos_ray.api.kinds.generic import Rules
 from arktos_ray.api.kinds.limits import LimitRangeRules, ResourceQuotaRules
 from arktos_ray.api.kinds.nodes import NodeRules
 from arktos_ray.api.kinds.pods import PodRules, PodTemplateRules
+from arktos_ray.api.kinds.policies import BindingRules, PolicyRules
 from arktos_ray.api.kinds.rbac import (
     ClusterRoleBindingRules,
     ClusterRoleRules,
@@ -49,6 +50,8 @@ _CLASSES: dict[str, type[Rules]] = {
     "endpointslices.discovery.k8s.io": EndpointSliceRules,
     f"mutatingwebhookconfigurations.{scheme.ADMISSION}": MutatingWebhookRules,
     f"validatingwebhookconfigurations.{scheme.ADMISSION}": WebhookRules,
+    f"validatingadmissionpolicies.{scheme.ADMISSION}": PolicyRules,
+    f"validatingadmissionpolicybindings.{scheme.ADMISSION}": BindingRules,
     f"roles.{scheme.RBAC}": RoleRules,
     f"rolebindings.{scheme.RBAC}": RoleBindingRules,
     f"clusterroles.{scheme.RBAC}": ClusterRoleRules,

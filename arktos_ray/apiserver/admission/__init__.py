@@ -25,6 +25,7 @@ from arktos_ray.apiserver.admission import (
     namespace,
     network,
     node_restriction,
+    policy,
     priority,
     service_account,
     storage_class,
@@ -129,6 +130,19 @@ def _check_signing(r: Review) -> None:
     certificates.check_signing(r.partition.rights, r.call, r.new, r.old)
 
 
+def _policy(r: Review) -> None:
+    policy.check(r.new)
+    policy.check_rights(r.partition.rights, r.call, r.resource, r.new, None)
+
+
+def _policy_binding(r: Review) -> None:
+    name = (r.new.get("spec") or {}).get("policyName") or ""
+    path = f"{r.call.tenant}//{name}"
+    record = r.partition.store.latest(policy.POLICIES, path)
+    of = None if record is None else record.decode()
+    policy.check_rights(r.partition.rights, r.call, r.resource, r.new, of)
+
+
 def _quota(r: Review) -> None:
     r.partition.quotas.check(r.resource, r.call.tenant, r.call.namespace, r.new)
 
@@ -178,6 +192,8 @@ VALIDATING: tuple[Plugin, ...] = (
     Plugin("MatchConditions", (CREATE, UPDATE), _WEBHOOKS, lambda r: matching.check(r.new)),
     Plugin("WebhookLimit", (CREATE, UPDATE), _WEBHOOKS,
            lambda r: r.partition.hooks.check_room(r.resource, r.call.tenant, r.new)),
+    Plugin("PolicyExpressions", (CREATE, UPDATE), (policy.POLICIES,), _policy),
+    Plugin("PolicyParameters", (CREATE, UPDATE), (policy.BINDINGS,), _policy_binding),
     # Last: who is refused above is charged nothing.
     Plugin("ResourceQuota", (CREATE, UPDATE), (), _quota, ("", "resize")),
 )  # fmt: skip
@@ -237,6 +253,7 @@ def validate(
     partition: Partition, call: Call, resource: Resource, new: Object | None, old: Object | None
 ) -> None:
     """Raises a Failure when the change, as it would be stored, is not allowed."""
+    partition.policies.check(partition, call, resource, new, old)
     verb = CREATE if old is None else UPDATE if new is not None else DELETE
     judges = _judges(_VALIDATING, verb, resource, call)
     if judges:
