@@ -327,7 +327,7 @@ def _patched(what: Outside, chosen: Chosen, obj: Object | None, response: Object
         else:
             changed = patches.json_patch(_shown(resource, copied(obj)) or {}, operations)
             changed = stored_form(resource, codec.validate(changed, resource, "Ignore").obj)
-            kinds.rules(resource.gvr).default(changed)
+            kinds.rules_of(resource).default(changed)
         if not isinstance(changed.get("metadata"), dict):
             raise _Unanswered("the patched object has no metadata")
     except (Failure, ValueError, TypeError, AttributeError) as error:
