@@ -16,6 +16,7 @@ from arktos_ray.api import errors
 from arktos_ray.api.calls import Call, Reply, User
 from arktos_ray.apiserver.targets import Target, Unreachable
 from arktos_ray.testing.fakes import settle
+from tests.unit.apiserver.widgets import DEFINITIONS, GVR, definition, widget
 
 Object = dict[str, Any]
 ZETA = User("admin", "zeta")
@@ -757,5 +758,25 @@ def test_a_configuration_that_means_nothing_is_refused(change: Object, why: str)
         gvr = f"{KINDS[1]}.admissionregistration.k8s.io"
         body = {"metadata": {"name": "x"}, "webhooks": [{**hook("v"), **change}]}
         assert why in await h.fails(422, "create", gvr, body, at=("acme", "", ""))
+
+    hooked(story)
+
+
+def test_custom_objects_are_asked_about_like_all_others() -> None:
+    async def story(h: Hooked) -> None:
+        await h.ok("create", DEFINITIONS, definition(), at=("acme", "", ""))
+        await h.install("mutating", hook("a", "widgets"))
+        await h.install("validating", hook("v", "widgets"))
+        h.fake.hooks |= {"a": patching("/spec/size", 5), "v": answer}  # type: ignore[arg-type]
+        quota = {"metadata": {"name": "q"}, "spec": {"hard": {"count/widgets.example.com": "1"}}}
+        await h.ok("create", "resourcequotas", quota)
+        made = await h.ok("create", GVR, widget())
+        assert made["spec"]["size"] == 5
+        assert h.paths() == ["a", "v"]
+        assert h.fake.asked[0][1]["kind"]["kind"] == "Widget"
+        refusal = await h.fails(403, "create", GVR, widget("second"))
+        assert "exceeded quota: q, requested: count/widgets.example.com=1" in refusal
+        h.fake.hooks["a"] = patching("/spec/size", 0)  # type: ignore[arg-type]
+        await h.fails(422, "create", GVR, widget("third"))
 
     hooked(story)
