@@ -253,8 +253,9 @@ def _reference(call: Call) -> Object:
         found["name"] = call.name
     if group:
         found["apiGroup"] = group
-    if resource is not None:
-        found["apiVersion"] = resource.version
+    if call.version or resource is not None:
+        version = call.version.rpartition("/")[2]
+        found["apiVersion"] = version or resource.version  # type: ignore[union-attr]
     if call.subresource:
         found["subresource"] = call.subresource
     return found
