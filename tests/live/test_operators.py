@@ -409,6 +409,9 @@ def test_nothing_of_the_cluster_listens_to_other_machines(cluster: Cluster) -> N
                 open_.add((*where, processes.command(process.pid)[:60]))
     api = urlsplit(cluster.url).port
     assert api in {port for _, port, _ in open_}
+    # Ray's as well: its head is among what was looked at.
+    head = json.loads((cluster.home / "state.json").read_text())["ray_address"]
+    assert int(head.rpartition(":")[2]) in {port for _, port, _ in open_}
     outside = [each for each in open_ if not _is_loopback(each[0])]
     assert not outside, f"open to other machines: {outside}"
     # Our actors talk over sockets in directories that nobody else may enter.
