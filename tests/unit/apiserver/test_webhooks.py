@@ -16,7 +16,6 @@ from arktos_ray.api import errors
 from arktos_ray.api.calls import Call, Reply, User
 from arktos_ray.apiserver.targets import Target, Unreachable
 from arktos_ray.testing.fakes import settle
-from tests.unit.apiserver.widgets import DEFINITIONS, GVR, definition, widget
 
 Object = dict[str, Any]
 ZETA = User("admin", "zeta")
