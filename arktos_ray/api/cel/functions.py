@@ -554,7 +554,7 @@ def _matches(budget: Budget, text: Any, pattern: Any) -> bool:
 def _pattern(budget: Budget, text: Any, pattern: Any) -> Any:
     """A regular expression that takes time in proportion to both."""
     _text(budget, text, pattern)
-    budget.charge(8 + ((len(text) + 16) * (len(pattern) + 16) >> 8))
+    budget.charge(24 + ((len(text) + 16) * (len(pattern) + 16) >> 8))
     try:
         return patterns.compile(pattern)
     except ValueError as error:

@@ -30,7 +30,7 @@ NODES_MAX = 20_000  # after macros are expanded
 # `x.optMap(v, ...)` stands for two of x: a chain of 20 makes the parser expand a million.
 DOUBLINGS_MAX = 8
 # What one evaluation may cost unless its caller says less: 0.1 us a unit in plain loops, 0.6 us at
-# worst (benchmarks/cel.py), so 20 to 120 ms. A hundred items compared in pairs cost 150,000.
+# worst (benchmarks/structural.py), so 20 to 120 ms. A hundred items compared in pairs cost 150,000.
 COST_MAX = 200_000
 # Compiled expressions of all tenants, by text. About 10 KB each: 40 MB at most.
 _PROGRAMS = 4_096
