@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from arktos_ray.api import audit_policy
+from arktos_ray.api import audit_policy, networks
 
 # Revisions carry six bits of partition number (design.md D5).
 PARTITIONS_MAX = 64
@@ -183,6 +183,11 @@ class Config(BaseModel):
     # could make the control plane connect to whatever listens here.
     webhooks_local: bool = False
 
+    # The Network that a new tenant begins with: `off`, `flat`, `mizar`, or a file with one as JSON,
+    # in which {{.}} is the tenant's name. Its finalizer is for a network provider to remove: with
+    # none, name a file without a finalizer, or a tenant's deletion waits for ever.
+    default_network: str = "off"
+
     # What one tenant may keep: objects, and megabytes of them. 0 is as many as there is room for.
     # Its Tenant may say otherwise (spec.limits; `arktos tenant limits`).
     tenant_objects_max: int = Field(0, ge=0)
@@ -291,7 +296,20 @@ class Config(BaseModel):
             "days_max": self.audit_days_max,
         }
 
-    @field_validator("audit", mode="before")
+    def network_template(self) -> dict[str, Any] | None:
+        """What api/networks.py makes networks of. Raises ConfigError."""
+        text = self.default_network
+        if text == "off":
+            return None
+        path = Path(text).expanduser()
+        try:
+            return networks.read_template(text if text in ("flat", "mizar") else path.read_text())
+        except OSError as error:
+            raise ConfigError(f"default-network: {path}: {error.strerror}") from None
+        except ValueError as error:
+            raise ConfigError(f"default-network: {path}: {error}") from None
+
+    @field_validator("audit", "default_network", mode="before")
     @classmethod
     def _off(cls, value: Any) -> Any:
         return "off" if value is False else value  # What YAML makes of the word.

@@ -79,6 +79,7 @@ def settings(
         },
         "tokens": {**_tokens(config, places), "ca": _text(places.pki / "ca.crt")},
         "signer": str(places.signer),
+        "default_network": config.network_template(),
         "tenant_limits": {
             "objects": config.tenant_objects_max or None,
             "bytes": (config.tenant_mb_max << 20) or None,
@@ -136,6 +137,7 @@ def cast(given: Mapping[str, Any], topology: Topology) -> list[Actor]:
         actor(
             f"shard-{i + 1}", "controller shard", "controller_shard:ControllerShard",
             shard=i, shards=given["shards"], ca=given["tokens"]["ca"],
+            default_network=given.get("default_network"),
             # One signs: the others need no key.
             **({"signer_dir": given["signer"]} if i == 0 else {}),
         )

@@ -18,7 +18,8 @@ from arktos_ray.tenancy.topology import Topology
 
 class ControllerShard(Part):
     """Spec adds: shard (0-based) and shards (how many); ca, by which clients know the API;
-    signer_dir, the CA of client certificates, where this shard signs."""
+    signer_dir, the CA of client certificates, where this shard signs; default_network, a template
+    (api/networks.py)."""
 
     role = "controller shard"
 
@@ -32,6 +33,7 @@ class ControllerShard(Part):
             high,
             ca=self.spec.get("ca", ""),
             signer=_signer(self.spec.get("signer_dir")),
+            network=self.spec.get("default_network"),
         )
         self.controllers.update(self.tenant_clients(), self.resource_clients())
 

@@ -18,7 +18,7 @@ from arktos_ray.actors.claims import Claims
 from arktos_ray.actors.moves import Moves
 from arktos_ray.actors.part import Part, Spec, Surroundings
 from arktos_ray.actors.usage_requests import usage_of
-from arktos_ray.api import scheme
+from arktos_ray.api import networks, scheme
 from arktos_ray.api.calls import Call, Reply, User, WatchEvent
 from arktos_ray.api.errors import Failure, decode
 from arktos_ray.api.names import SYSTEM_TENANT, Key
@@ -130,7 +130,7 @@ class TenantPartition(Part):
         Brought up to what this version says, unless they are marked not to be.
         """
         calls = []
-        for gvr, body in roles.of_the_system():
+        for gvr, body in (*roles.of_the_system(), networks.definition()):
             name = body["metadata"]["name"]
             record = self.store.latest(gvr, Key(SYSTEM_TENANT, "", name).path())
             if record is None:

@@ -233,6 +233,7 @@ class Parts:
     # All partitions of our own kind, ours among them.
     siblings: Sequence[Neighbour] = ()
     signer: Signer | None = None  # of client certificates
+    network: Object | None = None  # the template of a new tenant's default network
 
 
 class Controller:

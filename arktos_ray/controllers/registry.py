@@ -16,7 +16,7 @@ from arktos_ray.base.clock import Clock
 from arktos_ray.base.ids import Ids
 from arktos_ray.base.tasks import Tasks
 from arktos_ray.client.informer import Informers
-from arktos_ray.client.port import Client
+from arktos_ray.client.port import Client, Object
 from arktos_ray.controllers.clusterroleaggregation.controller import ClusterRoleAggregation
 from arktos_ray.controllers.csrsigning.controller import CsrSigning
 from arktos_ray.controllers.customresources.controller import CustomResources
@@ -69,15 +69,17 @@ class Controllers:
 
     They run as tasks of `tasks`, and end with them. skip: names that are not wanted here.
     ca: by which clients know the API, PEM. signer: of client certificates.
+    network: the template of a new tenant's default network.
     """
 
     def __init__(
         self, clock: Clock, ids: Ids, tasks: Tasks, low: int = 0, high: int = Range().high, *,
         skip: Collection[str] = (), ca: str = "", signer: Signer | None = None,
+        network: Object | None = None,
     ) -> None:  # fmt: skip
         self._clock, self._ids, self._tasks = clock, ids, tasks
         self._range, self._ca = Range(low, high), ca
-        self._signer = signer
+        self._signer, self._network = signer, network
         lacking = (*(() if ca else _NEED_CA), *(() if signer is not None else _NEED_SIGNER))
         self._skip = (*skip, *lacking)
         self._tasks_of: dict[str, Tasks] = {}
@@ -117,6 +119,7 @@ class Controllers:
         parts = Parts(
             own.client, own.informers, self._seen[_OTHER[home]], self._clock, self._ids,
             self._tasks_of[name], self._range, self._ca, self._seen[home], self._signer,
+            self._network,
         )  # fmt: skip
         for row in CONTROLLERS:
             wanted = row.name not in self._skip and (row.sharded or self._range.low == 0)

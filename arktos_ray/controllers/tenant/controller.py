@@ -34,6 +34,7 @@ class Tenants(Controller):
             workers=10, gates=(self._tenants, self._namespaces),
         )  # fmt: skip
         self._contents = planning.contents()
+        self._network = parts.network
         self._furnished: set[str] = set()  # uids
         self._tenants.on_change(self._changed)
         self._namespaces.on_change(self._namespace_changed)
@@ -76,7 +77,7 @@ class Tenants(Controller):
     async def _furnish(self, tenant: Object) -> None:
         name, uid = tenant["metadata"]["name"], tenant["metadata"]["uid"]
         present = [each["metadata"]["name"] for each in self._namespaces.index.by(tenants, name)]
-        actions = planning.furnish(tenant, present)
+        actions = planning.furnish(tenant, present, self._network)
         if uid in self._furnished:
             # What the administrator removed since then (the role, say) stays removed.
             actions = [action for action in actions if action.gvr == "namespaces"]

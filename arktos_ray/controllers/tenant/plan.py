@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from arktos_ray.api import networks
 from arktos_ray.api.scheme import RESOURCES, Home, Scope
 from arktos_ray.controllers import ending
 from arktos_ray.controllers.ending import Empty, Finish
@@ -36,8 +37,11 @@ def contents() -> tuple[str, ...]:
     )
 
 
-def furnish(tenant: Object, namespaces: Collection[str]) -> list[Create]:
-    """namespaces: those it has. Roles are always asked for; that they exist already is fine."""
+def furnish(
+    tenant: Object, namespaces: Collection[str], network: Object | None = None
+) -> list[Create]:
+    """namespaces: those it has. The others are always asked for; that they exist already is fine.
+    network: the template of its default network, if tenants begin with one."""
     name = tenant["metadata"]["name"]
     actions = [
         Create(
@@ -55,6 +59,9 @@ def furnish(tenant: Object, namespaces: Collection[str]) -> list[Create]:
         Create(gvr, body, "the tenant's administrator needs it")
         for gvr, body in roles.of_a_tenant(name)
     ]
+    if network is not None:
+        gvr, body = networks.of_tenant(network, name)
+        actions.append(Create(gvr, body, "tenants begin with one"))
     return actions
 
 

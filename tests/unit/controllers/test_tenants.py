@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from arktos_ray.api import networks
 from arktos_ray.api.names import Key
 from arktos_ray.controllers.deployment.controller import Deployments
 from arktos_ray.controllers.garbage.controller import Garbage
@@ -11,6 +14,7 @@ from arktos_ray.controllers.namespace import plan as namespaces
 from arktos_ray.controllers.namespace.controller import Namespaces
 from arktos_ray.controllers.replicaset.controller import ReplicaSets
 from arktos_ray.controllers.serviceaccount.controller import ServiceAccounts
+from arktos_ray.controllers.tenant import plan as tenants
 from arktos_ray.controllers.tenant.controller import Tenants
 
 
@@ -40,6 +44,32 @@ def test_a_new_tenant_is_furnished_in_one_batch(play: Any) -> None:
         assert len([call for call in first if call.gvr == "namespaces"]) == 3
 
     play(story)
+
+
+@pytest.mark.parametrize(
+    ("template", "vpc"),
+    [
+        ("flat", None),
+        ("mizar", "acme-default-network"),
+        ('{"spec": {"type": "vpc", "vpcID": "{{.}}-1"}, "metadata": {"tenant": "zeta"}}', "acme-1"),
+    ],
+)
+def test_a_tenant_begins_with_its_network_where_there_is_a_template(
+    template: str, vpc: str | None
+) -> None:
+    tenant = {"metadata": {"name": "acme"}}
+    read = networks.read_template(template)
+    [network] = [c for c in tenants.furnish(tenant, (), read) if c.gvr == networks.NETWORKS]
+    meta = network.body["metadata"]
+    assert (meta["name"], meta["tenant"]) == ("default", "acme")
+    assert network.body["spec"].get("vpcID") == vpc
+    assert not [c for c in tenants.furnish(tenant, ()) if c.gvr == networks.NETWORKS]
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"spec": 1}', "{", '{"spec": {}, "metadata": 1}'])
+def test_a_template_that_is_no_network_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        networks.read_template(text)
 
 
 def test_a_deleted_default_account_comes_back(play: Any) -> None:
