@@ -149,7 +149,8 @@ def _resource(
     if len(rest) > 3:
         raise not_found()
     if not resource.tenanted:
-        if named or namespace:
+        # Whoever is inside of a tenant sees nothing of the cluster, whatever they may outside.
+        if named or namespace or prefix not in ("", SYSTEM_TENANT):
             raise not_found()
         call.tenant = ""
     elif resource.namespaced:

@@ -69,7 +69,7 @@ def parts(c: Call) -> tuple[str, ...]:
         # A tenant before everything; one in the path counts more.
         ("GET", "/t/acme/api/v1/pods", ("list", "pods", "acme", "", "", "")),
         ("GET", "/t/acme/api/v1/tenants/acme/pods", ("list", "pods", "acme", "", "", "")),
-        ("GET", "/t/acme/api/v1/nodes", ("list", "nodes", "", "", "", "")),
+        ("GET", "/t/system/api/v1/nodes", ("list", "nodes", "", "", "", "")),
         # Odds and ends of real clients.
         ("GET", "/api/v1/pods/", ("list", "pods", "system", "", "", "")),
         ("GET", "/api/v1/pods?watch=1", ("watch", "pods", "system", "", "", "")),
@@ -96,6 +96,14 @@ def test_every_form_of_url_means_what_it_should(
 def test_a_tenant_user_has_a_cluster_of_their_own_on_the_short_path() -> None:
     assert call("GET", "/api/v1/namespaces/default/pods", BOB).tenant == "acme"
     assert call("GET", "/t/acme/api/v1/pods", BOB).tenant == "acme"
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+@pytest.mark.parametrize("path", ["nodes", "nodes/n", "tenants", "tenants/acme", "tenants/b"])
+def test_an_operator_inside_a_tenant_reaches_nothing_of_the_cluster(method: str, path: str) -> None:
+    """A manifest or a script that was written for the tenant cannot touch more than it."""
+    with pytest.raises(errors.NotFound, match="could not find the requested resource"):
+        call(method, f"/t/acme/api/v1/{path}")
 
 
 @pytest.mark.parametrize(
