@@ -7,6 +7,7 @@ as protobuf, 1.32 and later send protobuf bodies, 1.35 and later watch lists.
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import time
@@ -17,6 +18,10 @@ from typing import Any
 
 import pytest
 import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from livekit import NODES, Cluster, Program, kubectls, until
 
 from arktos_ray.api import scheme
@@ -79,6 +84,15 @@ def pod(name: str, **spec: Any) -> Object:
             "terminationGracePeriodSeconds": 0,
             **spec,
         },
+    }
+
+
+def limit_range(**of_containers: Object) -> Object:
+    return {
+        "apiVersion": "v1",
+        "kind": "LimitRange",
+        "metadata": {"name": "l"},
+        "spec": {"limits": [{"type": "Container", **of_containers}]},
     }
 
 
@@ -153,10 +167,7 @@ def describing(user: User) -> None:
             "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"},
             "spec": {"hard": {"pods": "100"}},
         },
-        {
-            "apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "l"},
-            "spec": {"limits": [{"type": "Container", "max": {"cpu": "2"}}]},
-        },
+        limit_range(max={"cpu": "2"}),
         {
             "apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "t"},
             "template": {"spec": {"containers": [{"name": "c", "image": "i"}]}},
@@ -274,7 +285,14 @@ def creating(user: User) -> None:
     assert re.fullmatch(r"configmap/gen-\w{5}\n", first)
     assert first != second
 
-    k("run", "one", "--image=nginx", "--labels=run=me", "--env=A=b", "--restart=Never")
+    # The quota counts CPU, so pods say how much they want, or a LimitRange says it for them.
+    run = ("run", "one", "--image=nginx", "--labels=run=me", "--env=A=b", "--restart=Never")
+    assert "failed quota: q: must specify requests.cpu for: one" in k.fails(*run)
+    k("create", "-f", "-", stdin=limit_range(defaultRequest={"cpu": "100m"}))
+    k(*run)
+    assert k.json("get", "pod", "one")["spec"]["containers"][0]["resources"] == {
+        "requests": {"cpu": "100m"}
+    }
     k("wait", "--for=condition=Ready", "pod/one", "--timeout=30s")
     assert k.json("get", "pod", "one")["spec"]["restartPolicy"] == "Never"
     refused = k.fails("logs", "one")
@@ -626,6 +644,151 @@ def keeping_nodes(user: User) -> None:
     admin("delete", "ns", user.namespace, "--timeout=40s")
 
 
+def governing(user: User) -> None:
+    """What whoever runs a tenant does: a kind of their own, tokens, certificates, rights."""
+    k, boss = user.k, Program(user.k.path, user.k.kubeconfig, user.k.home)
+    kind = {
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "recipes.kitchen.example.com"},
+        "spec": {
+            "group": "kitchen.example.com", "scope": "Namespaced",
+            "names": {"plural": "recipes", "kind": "Recipe", "shortNames": ["rcp"]},
+            "versions": [{
+                "name": "v1", "served": True, "storage": True,
+                "additionalPrinterColumns": [
+                    {"name": "Serves", "type": "integer", "jsonPath": ".spec.serves"},
+                ],
+                "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": {
+                    "type": "object", "description": "What to cook.",
+                    "properties": {"serves": {
+                        "type": "integer", "minimum": 1, "default": 2,
+                        "description": "For how many it is.",
+                    }},
+                }}}},
+            }],
+        },
+    }  # fmt: skip
+    file = user.k.home / "crd.yaml"
+    file.write_text(yaml.safe_dump(kind))
+    assert "created" in boss("apply", "-f", str(file))
+    crd = "crd/recipes.kitchen.example.com"
+    assert "condition met" in boss("wait", "--for=condition=Established", crd, "--timeout=10s")
+    assert "unchanged" in boss("apply", "-f", str(file))
+    assert "For how many it is." in k("explain", "recipe.spec.serves")
+    assert "serves" in k("explain", "rcp", "--recursive")
+    soup: Object = {
+        "apiVersion": "kitchen.example.com/v1", "kind": "Recipe", "metadata": {"name": "soup"},
+        "spec": {},
+    }  # fmt: skip
+    k("apply", "-f", "-", stdin=soup)
+    soup["spec"]["serves"] = 4
+    assert k.result("diff", "-f", "-", stdin=soup).returncode == 1
+    assert "configured" in k("apply", "-f", "-", stdin=soup)
+    assert k("get", "rcp", "--no-headers").split()[:2] == ["soup", "4"]
+    assert "Serves:  4" in k("describe", "recipe", "soup")
+    soup["spec"]["serves"] = 0
+    assert "spec.serves" in k.fails("apply", "-f", "-", stdin=soup)
+    waiting = k.start("wait", "rcp/soup", "--for=jsonpath={.spec.serves}=6", "--timeout=30s")
+    k("patch", "rcp", "soup", "--type=merge", "-p", '{"spec":{"serves":6}}')
+    said, _ = waiting.communicate(timeout=40)
+    assert waiting.returncode == 0, said
+
+    # A service account that may read recipes, and nothing else.
+    k("create", "sa", "cook")
+    k("create", "role", "reader", "--verb=get,list", "--resource=recipes.kitchen.example.com")
+    k("create", "rolebinding", "readers", "--role=reader",
+      f"--serviceaccount={user.namespace}:cook")  # fmt: skip
+    cook = _with_token(user, k("create", "token", "cook", "--duration=30m").strip())
+    assert "soup" in cook("get", "recipes")
+    assert "cannot list resource" in cook.fails("get", "cm")
+    rights = [line.split() for line in cook("auth", "can-i", "--list").splitlines()]
+    assert ["recipes.kitchen.example.com", "[]", "[]", "[get", "list]"] in rights
+    assert cook("auth", "can-i", "list", "recipes.kitchen.example.com") == "yes\n"
+    assert cook.fails("auth", "can-i", "delete", "rcp").splitlines()[0] == "no"
+    assert f"system:serviceaccount:{user.namespace}:cook" in cook("auth", "whoami")
+    assert ["*.*", "[]", "[]", "[*]"] in [
+        line.split() for line in boss("auth", "can-i", "--list").splitlines()
+    ]
+    k("auth", "reconcile", "-f", "-", stdin=as_list({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
+        "metadata": {"name": "reader", "namespace": user.namespace},
+        "rules": [{
+            "verbs": ["delete"], "apiGroups": ["kitchen.example.com"], "resources": ["recipes"],
+        }],
+    }))  # fmt: skip
+    cook("delete", "rcp", "soup")
+
+    # A person, by a certificate that is asked for and approved.
+    key, asked = _request_of("dora")
+    name = f"{user.namespace}-dora"
+    boss("create", "-f", "-", stdin=asking(name, asked))
+    assert "Pending" in boss("get", "csr", name)
+    assert "approved" in boss("certificate", "approve", name)
+    given = until(lambda: boss("get", "csr", name, "-o", "jsonpath={.status.certificate}"))
+    assert "Approved,Issued" in boss("get", "csr", name)
+    dora = _with_certificate(user, given, key)
+    assert 'User "dora" cannot list' in dora.fails("get", "rcp")
+    k("create", "rolebinding", "doras", "--role=reader", "--user=dora")
+    assert dora("get", "rcp", "-o", "name") == ""
+    assert "Forbidden" in dora.fails("get", "cm")
+    assert "dora" in dora("auth", "whoami")
+    name += "-not"
+    boss("create", "-f", "-", stdin=asking(name, asked))
+    assert "denied" in boss("certificate", "deny", name)
+    assert "Denied" in boss("get", "csr", name)
+
+    boss("delete", "csr", "--all")
+    boss("delete", "crd", "recipes.kitchen.example.com", "--timeout=20s")
+    # Who remembers what there was still asks for it.
+    said = k.fails("get", "recipes")
+    assert "doesn't have a resource type" in said or "could not find the requested" in said
+
+
+def asking(name: str, request: str) -> Object:
+    return {
+        "apiVersion": "certificates.k8s.io/v1",
+        "kind": "CertificateSigningRequest",
+        "metadata": {"name": name},
+        "spec": {
+            "request": request,
+            "usages": ["client auth"],
+            "signerName": "kubernetes.io/kube-apiserver-client",
+        },
+    }
+
+
+def _request_of(name: str) -> tuple[bytes, str]:
+    """A private key, and a request for a certificate as CertificateSigningRequests carry it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    request = x509.CertificateSigningRequestBuilder().subject_name(subject)
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    asked = request.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    return private, base64.b64encode(asked).decode()
+
+
+def _with_certificate(user: User, certificate: str, key: bytes) -> Program:
+    return _as(user, "certificate", {
+        "client-certificate-data": certificate,
+        "client-key-data": base64.b64encode(key).decode(),
+    })  # fmt: skip
+
+
+def _with_token(user: User, token: str) -> Program:
+    return _as(user, "token", {"token": token})
+
+
+def _as(user: User, name: str, credential: Object) -> Program:
+    """kubectl with another credential, in the story's namespace."""
+    config = yaml.safe_load(user.k.kubeconfig.read_text())
+    config["users"][0]["user"] = credential
+    path = user.k.home / f"{name}.kubeconfig"
+    path.write_text(yaml.safe_dump(config))
+    return Program(user.k.path, path, user.k.home / name, *user.k.always)
+
+
 def smoking(user: User) -> None:
     """The versions in between: what differs from version to version, in short."""
     k = user.k
@@ -646,11 +809,12 @@ STORIES: dict[str, Callable[[User], None]] = {
     f.__name__: f
     for f in (
         getting, describing, creating, applying, rolling_out, deleting, watching, looking_around,
-        keeping_nodes,
+        keeping_nodes, governing,
     )
 }  # fmt: skip
 CASES = [(story, version) for version in VERSIONS for story in STORIES]
 CASES += [("smoking", version) for version in BETWEEN]
+CASES += [("governing", "1.32")]  # The first that sends protobuf.
 
 
 @pytest.fixture(scope="module")
@@ -706,11 +870,12 @@ def test_json_and_protobuf_make_the_same(
         k("create", "secret", "generic", "s", "--from-literal=a=\u00e4", "--type=example.org/x")
         k("create", "deploy", "d", "--image=nginx", "--replicas=0", "--port=80")
         k("create", "sa", "robot")
-        k("create", "quota", "q", "--hard=cpu=1500m,pods=0,requests.memory=1Gi")
         k("create", "service", "clusterip", "svc", "--tcp=80:web,443:8443")
         k("create", "service", "loadbalancer", "lb", "--tcp=53")
         k("run", "one", "--image=nginx:1", "--env=A=", "--port=80", "--labels=a=b",
           "--overrides", json.dumps({"spec": {"nodeSelector": {"disk": "none"}}}))  # fmt: skip
+        # Last: it would refuse the pod.
+        k("create", "quota", "q", "--hard=cpu=1500m,pods=0,requests.memory=1Gi")
         found = k.json("get", "cm,secret,deploy,sa,quota,svc,pods", "--show-managed-fields")[
             "items"
         ]
