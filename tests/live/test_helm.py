@@ -52,13 +52,110 @@ data: {greeting: {{ .Values.greeting | quote }}}
 }
 
 
-@pytest.fixture(scope="module")
-def chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("chart")
-    (folder / "templates").mkdir()
-    for name, text in FILES.items():
+# What an operator's chart has: its kind, rights, an object of the kind, and hooks round it all.
+OPERATOR = {
+    "Chart.yaml": "apiVersion: v2\nname: operator\nversion: 0.1.0\nkubeVersion: '>=1.25.0-0'\n",
+    "values.yaml": "size: 3\n",
+    "crds/gears.yaml": """\
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: gears.chart.example.com}
+spec:
+  group: chart.example.com
+  scope: Namespaced
+  names: {plural: gears, singular: gear, kind: Gear, listKind: GearList}
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    subresources: {status: {}}
+    schema:
+      openAPIV3Schema:
+        type: object
+        properties:
+          spec: {type: object, properties: {size: {type: integer, minimum: 1}}}
+          status: {type: object, x-kubernetes-preserve-unknown-fields: true}
+""",
+    "templates/rights.yaml": """\
+{{- $who := dict "kind" "ServiceAccount" "name" .Release.Name "namespace" .Release.Namespace }}
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: {{ .Release.Name }}}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: {{ .Release.Name }}}
+rules: [{apiGroups: [""], resources: [configmaps], verbs: [get, list, watch, update]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: {{ .Release.Name }}}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: {{ .Release.Name }}}
+subjects: [{{ $who | toJson }}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: {{ .Release.Name }}-gears}
+rules: [{apiGroups: [chart.example.com], resources: [gears, gears/status], verbs: ["*"]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: {{ .Release.Name }}-gears}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: {{ .Release.Name }}-gears}
+subjects: [{{ $who | toJson }}]
+""",
+    "templates/gear.yaml": """\
+apiVersion: chart.example.com/v1
+kind: Gear
+metadata: {name: {{ .Release.Name }}}
+spec: {size: {{ .Values.size }}}
+""",
+    "templates/found.yaml": """\
+{{- $ns := lookup "v1" "Namespace" "" .Release.Namespace }}
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: {{ .Release.Name }}}
+data:
+  namespace: {{ dig "metadata" "name" "" $ns | quote }}
+  rbac: {{ .Capabilities.APIVersions.Has "rbac.authorization.k8s.io/v1" | quote }}
+  gears: {{ .Capabilities.APIVersions.Has "chart.example.com/v1/Gear" | quote }}
+""",
+    # A pod that has to end well before anything else is made, and is removed then.
+    "templates/before.yaml": """\
+apiVersion: v1
+kind: Pod
+metadata:
+  name: {{ .Release.Name }}-before
+  annotations:
+    helm.sh/hook: pre-install,pre-upgrade
+    helm.sh/hook-delete-policy: hook-succeeded,before-hook-creation
+    arktos.io/simulated-run-seconds: "0.1"
+spec:
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 0
+  containers: [{name: c, image: migrate}]
+""",
+    "templates/after.yaml": """\
+apiVersion: v1
+kind: ConfigMap
+metadata:
+  name: {{ .Release.Name }}-after
+  annotations: {helm.sh/hook: "post-install,post-upgrade", helm.sh/hook-weight: "5"}
+data: {revision: {{ .Release.Revision | quote }}}
+""",
+}
+
+
+def written(files: dict[str, str], folder: Path) -> Path:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
     return folder
+
+
+@pytest.fixture(scope="module")
+def chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(FILES, tmp_path_factory.mktemp("chart"))
 
 
 @pytest.mark.parametrize("version", ["3", "4"])
@@ -99,3 +196,44 @@ def test_a_release(
     # What every namespace has.
     assert not [name for name in left if "kube-root-ca" not in name and "-token-" not in name]
     until(lambda: not k("get", "pods,rs,ep,endpointslices", "-o", "name"))
+
+
+@pytest.mark.parametrize("version", ["3", "4"])
+def test_a_release_with_kinds_rights_and_hooks(
+    version: str, cluster: Cluster, tmp_path: Path, helm: Callable[[str, Path], Program],
+    kubectl: Callable[..., Program],
+) -> None:  # fmt: skip
+    """What is of the cluster elsewhere (kinds, cluster roles) is the tenant's: a tenant's
+    administrator installs it, and another tenant may do the same."""
+    chart = str(written(OPERATOR, tmp_path))
+    wait = ("--wait", "--timeout", "40s")
+    for name in (f"chart-{version}", f"chart-{version}-too"):
+        tenant = cluster.tenant(name)
+        h, k = helm(version, tenant), kubectl(tenant, "-n", "machines")
+        h("install", "op", chart, "-n", "machines", "--create-namespace", *wait)
+        assert k.json("get", "gear", "op")["spec"] == {"size": 3}
+        assert k.json("get", "cm", "op")["data"]["rbac"] == "true"
+        assert k.json("get", "cm", "op-after")["data"] == {"revision": "1"}
+        assert k("get", "pods", "-o", "name") == ""
+        account = "system:serviceaccount:machines:op"
+        for right in (("patch", "gears"), ("update", "cm"), ("create", "gears", "-A")):
+            assert k("auth", "can-i", *right, f"--as={account}") == "yes\n"
+        k.fails("auth", "can-i", "create", "cm", f"--as={account}")
+
+        h("upgrade", "op", chart, "-n", "machines", "--set", "size=5", *wait)
+        assert k.json("get", "gear", "op")["spec"] == {"size": 5}
+        assert k.json("get", "cm", "op-after")["data"] == {"revision": "2"}
+        # The release was rendered before its namespace and its kind were there; this one after.
+        assert k.json("get", "cm", "op")["data"] == {
+            "namespace": "machines", "rbac": "true", "gears": "true",
+        }  # fmt: skip
+        refused = h.fails("upgrade", "op", chart, "-n", "machines", "--set", "size=0", *wait)
+        assert "size" in refused
+        h("rollback", "op", "1", "-n", "machines", *wait)
+        assert k.json("get", "gear", "op")["spec"] == {"size": 3}
+        assert json.loads(h("status", "op", "-n", "machines", "-o", "json"))["version"] == 4
+
+        h("uninstall", "op", "-n", "machines", *wait)
+        assert k("get", "gears", "-o", "name") == ""
+        # Helm leaves the kinds that a chart brought, because of the objects.
+        k("delete", "crd", "gears.chart.example.com", "--timeout=20s")
