@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 from livekit import Cluster, until
 
 kubernetes = pytest.importorskip("kubernetes", reason="the package kubernetes is not installed")
@@ -166,3 +167,99 @@ def test_the_administrator_with_a_certificate(cluster: Cluster) -> None:
         )
         assert pods.kind in (None, "PodList")
     assert os.path.exists(cluster.admin)
+
+
+@pytest.fixture(params=["account", "prefix"])
+def insider(request: pytest.FixtureRequest, cluster: Cluster, api: Any) -> Iterator[Any]:
+    """A client in the tenant with other credentials than its administrator's: the token of a
+    service account, and an operator's with the tenant after the address."""
+    if request.param == "prefix":
+        path = cluster.kubeconfig(cluster.admin, "python-op", suffix="/t/python")
+    else:
+        core, rbac = client.CoreV1Api(api), client.RbacAuthorizationV1Api(api)
+        named = client.V1ObjectMeta(name="robot")
+        core.create_namespaced_service_account(NS, client.V1ServiceAccount(metadata=named))
+        whole = {
+            "apiGroup": "rbac.authorization.k8s.io",
+            "kind": "ClusterRole",
+            "name": "admin-role",
+        }
+        subject = {"kind": "ServiceAccount", "name": "robot", "namespace": NS}
+        binding = {"metadata": {"name": "robot"}, "roleRef": whole, "subjects": [subject]}
+        rbac.create_cluster_role_binding(binding)
+        asked = {"spec": {"expirationSeconds": 3600}}
+        given = core.create_namespaced_service_account_token("robot", NS, asked)
+        path = cluster.kubeconfig(cluster.tenant("python"), "python-robot")
+        config_of = yaml.safe_load(path.read_text())
+        config_of["users"][0]["user"] = {"token": given.status.token}
+        path.write_text(yaml.safe_dump(config_of))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = config.new_client_from_config(config_file=str(path))
+    with made:
+        yield made
+
+
+NOTE = {"group": "python.example.com", "version": "v1", "plural": "notes"}
+
+
+def test_a_kind_of_its_own(insider: Any) -> None:
+    """By the typed API, by discovery, watched; and nothing of the cluster is to be seen."""
+    kinds, custom = client.ApiextensionsV1Api(insider), client.CustomObjectsApi(insider)
+    schema = client.V1JSONSchemaProps(
+        type="object",
+        properties={"spec": client.V1JSONSchemaProps(
+            type="object",
+            properties={"pages": client.V1JSONSchemaProps(type="integer", default=1, minimum=1)},
+        )},
+    )  # fmt: skip
+    name = "notes.python.example.com"
+    kinds.create_custom_resource_definition(
+        client.V1CustomResourceDefinition(
+            metadata=client.V1ObjectMeta(name=name),
+            spec=client.V1CustomResourceDefinitionSpec(
+                group=NOTE["group"], scope="Namespaced",
+                names=client.V1CustomResourceDefinitionNames(plural="notes", kind="Note"),
+                versions=[client.V1CustomResourceDefinitionVersion(
+                    name="v1", served=True, storage=True,
+                    schema=client.V1CustomResourceValidation(open_apiv3_schema=schema),
+                )],
+            ),
+        )
+    )  # fmt: skip
+    conditions = kinds.read_custom_resource_definition(name).status.conditions
+    assert {(c.type, c.status) for c in conditions} >= {("Established", "True")}
+    body = {"apiVersion": "python.example.com/v1", "kind": "Note", "metadata": {"name": "n"}}
+    made = custom.create_namespaced_custom_object(namespace=NS, body={**body, "spec": {}}, **NOTE)
+    assert made["spec"] == {"pages": 1}
+    with pytest.raises(ApiException) as invalid:
+        custom.patch_namespaced_custom_object(
+            namespace=NS, name="n", body={"spec": {"pages": 0}}, **NOTE
+        )
+    assert invalid.value.status == 422
+    seen = []
+    for event in watch.Watch().stream(
+        custom.list_namespaced_custom_object, namespace=NS, timeout_seconds=20, **NOTE
+    ):
+        seen.append((event["type"], event["object"]["spec"]["pages"]))
+        if len(seen) == 1:
+            custom.patch_namespaced_custom_object(
+                namespace=NS, name="n", body={"spec": {"pages": 2}}, **NOTE
+            )
+        else:
+            break
+    assert seen == [("ADDED", 1), ("MODIFIED", 2)]
+    notes = dynamic.DynamicClient(insider).resources.get(
+        api_version="python.example.com/v1", kind="Note"
+    )
+    applied = notes.server_side_apply(
+        body={**body, "spec": {"pages": 3}}, name="n", namespace=NS, field_manager="py",
+        force_conflicts=True,
+    )  # fmt: skip
+    assert applied.spec.pages == 3
+    notes.delete(name="n", namespace=NS)
+    assert notes.get(namespace=NS).items == []
+    kinds.delete_custom_resource_definition(name)
+    with pytest.raises(ApiException) as refused:
+        client.CoreV1Api(insider).list_node()
+    assert refused.value.status in (403, 404)
