@@ -175,6 +175,7 @@ def test_an_operator_enters_a_tenant_with_their_own_credential(
     cluster: Cluster, kubectl: Kubectl, tmp_path: Path
 ) -> None:
     path = tmp_path / "op.kubeconfig"
+    cluster.tenant("guided")
     cluster.arktos("tenant", "kubeconfig", "guided", "--as-operator", "-o", str(path))
     assert yaml.safe_load(path.read_text())["clusters"][0]["cluster"]["server"].endswith(
         "/t/guided"
@@ -187,6 +188,7 @@ def test_an_operator_enters_a_tenant_with_their_own_credential(
         assert "nodes" in boss("api-resources", "-o", "name", "--cached").split()
         assert "nodes" not in op("api-resources", "-o", "name", "--cached").split()
     assert "doesn't have a resource type" in op.fails("get", "nodes")
+    assert "could not find the requested" in op.fails("get", "--raw", "/api/v1/nodes")
     assert op("version").count("v1.") >= 2
     for raw in ("/readyz", "/healthz", "/openapi/v2", "/openapi/v3", "/apis"):
         assert op("get", "--raw", raw)
