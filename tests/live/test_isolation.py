@@ -176,15 +176,18 @@ def judge(pair: Pair, there: Seen, absent: Seen, world: World, tally: Tally) -> 
         if pair.foreign and seen.code < 400:
             tally.wrong.append(f"{request}: is of another tenant: {seen}")
     # A success is of the sender's own, and changes with every request; answers to questions do not.
-    words = [_plain(there, world.there), _plain(absent, world.absent)]
+    words = [_plain(there, world.there, world), _plain(absent, world.absent, world)]
     says = there.code >= 400 or b'reviews"' in there.body[:120] or b'Review"' in there.body[:120]
     if there.code != absent.code or (says and words[0] != words[1]):
         tally.wrong.append(f"{pair.there}: {there}\n  and absent: {absent}")
 
 
-def _plain(seen: Seen, place: Place) -> bytes:
+def _plain(seen: Seen, place: Place, world: World) -> bytes:
     body = VOLATILE.sub(b"", seen.body)
-    for what, name in place._asdict().items():
+    names = list(place._asdict().items())
+    # A kind of the other's is named in both of some pairs.
+    names += [("group", world.there.group), ("plural", world.there.plural)]
+    for what, name in names:
         if what != "revision":
             for form in (name, name.upper(), name.capitalize()):
                 body = body.replace(form.encode(), what.encode())
