@@ -143,12 +143,15 @@ def _fits(path: str, pattern: str) -> bool:
 
 
 NOTHING = Rule(NONE)
+# Kinds of requests whose rules are remembered: 500 bytes each.
+KINDS_MAX = 5_000
 
 
 class Policy:
     def __init__(self, rules: tuple[Rule, ...]) -> None:
         self._rules = rules
-        # Those that may match, by verb and resource: as many as the API has of these.
+        # Those that may match, by verb and resource. Anybody can write names of kinds that nobody
+        # defined: when there are too many, all are forgotten.
         self._kinds: dict[tuple[str, str, str, str], tuple[tuple[Rule, bool], ...]] = {}
 
     def rule_for(self, asked: Asked) -> Rule:
@@ -161,6 +164,8 @@ class Policy:
         rules = self._kinds.get(kind)
         if rules is None:
             rules = tuple((r, r.of_everybody) for r in self._rules if r.may_match(asked))
+            if len(self._kinds) >= KINDS_MAX:
+                self._kinds.clear()
             self._kinds[kind] = rules
         for rule, certainly in rules:
             if certainly or rule.matches(asked):

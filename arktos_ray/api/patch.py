@@ -16,6 +16,11 @@ Object = dict[str, Any]
 
 # The real server's limit; a patch is applied operation by operation.
 JSON_PATCH_OPERATIONS_MAX = 10_000
+# What `copy` may copy in all, about as many bytes of JSON: twenty copies of what has just grown
+# make a gigabyte of a kilobyte. The real server has such a limit as well.
+JSON_PATCH_COPIED_BYTES_MAX = 3 * 1024 * 1024
+# Elements that move up or down because others of their list come and go: 0.2 s.
+JSON_PATCH_MOVED_MAX = 100_000_000
 
 # What the real server says of every well-formed patch that does not fit the object.
 _REJECTED = "the server rejected our request due to an error in our request"
@@ -57,6 +62,37 @@ class _Misfit(Exception):
 _MISSING = object()
 
 
+class _Room:
+    """What is left of what one patch may cost beyond its own size."""
+
+    def __init__(self) -> None:
+        self._copied, self._moved = JSON_PATCH_COPIED_BYTES_MAX, JSON_PATCH_MOVED_MAX
+
+    def copied(self, value: Json) -> Json:
+        self._weigh(value)
+        return copy(value)
+
+    def _weigh(self, value: Json) -> None:
+        self._copied -= len(value) + 2 if value.__class__ is str else 4
+        if self._copied < 0:
+            raise TooLarge(
+                "The patch copies more than the allowed maximum of"
+                f" {JSON_PATCH_COPIED_BYTES_MAX} bytes"
+            )
+        if value.__class__ is dict:
+            for key, inner in value.items():
+                self._weigh(key)
+                self._weigh(inner)
+        elif value.__class__ is list:
+            for inner in value:
+                self._weigh(inner)
+
+    def shift(self, holder: list[Json]) -> None:
+        self._moved -= len(holder)
+        if self._moved < 0:
+            raise TooLarge("The patch adds and removes too often in lists that are too long")
+
+
 def json_patch(doc: Object, operations: Json) -> Object:
     """The document after RFC 6902 operations.
 
@@ -75,11 +111,12 @@ def json_patch(doc: Object, operations: Json) -> Object:
             f"got {len(operations)}"
         )
     result: Json = copy(doc)
+    room = _Room()
     for operation in operations:
         if not isinstance(operation, dict):
             raise BadRequest("json patch operation must be an object")
         try:
-            result = _operate(result, operation)
+            result = _operate(result, operation, room)
         except _Misfit as misfit:
             raise Invalid(_REJECTED) from misfit
     if not isinstance(result, dict):
@@ -87,15 +124,15 @@ def json_patch(doc: Object, operations: Json) -> Object:
     return result
 
 
-def _operate(doc: Json, operation: Object) -> Json:
+def _operate(doc: Json, operation: Object, room: _Room) -> Json:
     path = _pointer(operation.get("path"))
     match operation.get("op"):
         case "add":
-            return _put(doc, path, copy(_value(operation)), insert=True)
+            return _put(doc, path, copy(_value(operation)), room, insert=True)
         case "replace":
-            return _put(doc, path, copy(_value(operation)), insert=False)
+            return _put(doc, path, copy(_value(operation)), room, insert=False)
         case "remove":
-            _remove(doc, path)
+            _remove(doc, path, room)
             return doc
         case "move":
             origin = _pointer(operation.get("from"))
@@ -104,11 +141,11 @@ def _operate(doc: Json, operation: Object) -> Json:
             value = _get(doc, origin)
             if path == origin:
                 return doc
-            _remove(doc, origin)
-            return _put(doc, path, value, insert=True)
+            _remove(doc, origin, room)
+            return _put(doc, path, value, room, insert=True)
         case "copy":
-            value = copy(_get(doc, _pointer(operation.get("from"))))
-            return _put(doc, path, value, insert=True)
+            value = room.copied(_get(doc, _pointer(operation.get("from"))))
+            return _put(doc, path, value, room, insert=True)
         case "test":
             expected = operation.get("value")
             try:
@@ -162,7 +199,7 @@ def _get(doc: Json, path: list[str]) -> Json:
     return doc
 
 
-def _put(doc: Json, path: list[str], value: Json, *, insert: bool) -> Json:
+def _put(doc: Json, path: list[str], value: Json, room: _Room, *, insert: bool) -> Json:
     if not path:
         return value
     holder, last = _get(doc, path[:-1]), path[-1]
@@ -176,6 +213,7 @@ def _put(doc: Json, path: list[str], value: Json, *, insert: bool) -> Json:
         elif last == "-":
             holder.append(value)
         else:
+            room.shift(holder)
             # One past the end is allowed here, so that it appends.
             holder.insert(_index(last, len(holder) + 1), value)
     else:
@@ -183,13 +221,14 @@ def _put(doc: Json, path: list[str], value: Json, *, insert: bool) -> Json:
     return doc
 
 
-def _remove(doc: Json, path: list[str]) -> None:
+def _remove(doc: Json, path: list[str], room: _Room) -> None:
     if not path:
         raise _Misfit("the whole document cannot be removed")
     holder, last = _get(doc, path[:-1]), path[-1]
     if isinstance(holder, dict) and last in holder:
         del holder[last]
     elif isinstance(holder, list):
+        room.shift(holder)
         del holder[_index(last, len(holder))]
     else:
         raise _Misfit(f"remove operation does not apply: missing path {last}")

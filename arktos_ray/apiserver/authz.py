@@ -16,11 +16,11 @@ from arktos_ray.api import selectors
 from arktos_ray.api.calls import Call, User
 from arktos_ray.api.errors import BadRequest, Forbidden, Unauthorized
 from arktos_ray.api.names import SYSTEM_TENANT
-from arktos_ray.api.scheme import Resource
+from arktos_ray.api.scheme import BY_GVR, Resource
 from arktos_ray.apiserver.rights import RightsOfTenants
 from arktos_ray.tenancy import nodes, quota
 from arktos_ray.tenancy.nodes import NODES_GROUP
-from arktos_ray.tenancy.roles import SUPER_GROUP, is_super
+from arktos_ray.tenancy.roles import CLUSTER_ROLES, ROLES, SUPER_GROUP, is_super
 
 _CLUSTER_PATHS = ("/metrics", "/arktos")
 
@@ -96,8 +96,18 @@ def granted(
 ) -> list[str]:
     """For another partition: the call's own verb, or Forbidden, and which others are allowed."""
     authorize(rights, call, resource)
-    more = [verb for verb in verbs if allowed(rights, replace(call, verb=verb), resource)]
+    more = [verb for verb in verbs if _also(rights, call, resource, verb)]
     return [call.verb, *more]
+
+
+def _also(rights: RightsOfTenants, call: Call, resource: Resource, verb: str) -> bool:
+    if verb != "bind":
+        return allowed(rights, replace(call, verb=verb), resource)
+    # It is about the role, not about the binding, and which one that is nobody reads here: all.
+    return all(
+        allowed(rights, replace(call, verb=verb, gvr=gvr, name="", subresource=""), BY_GVR[gvr])
+        for gvr in (ROLES, CLUSTER_ROLES)
+    )
 
 
 def authorize_also(

@@ -20,6 +20,7 @@ from arktos_ray.api.custom.described import packed
 from arktos_ray.api.kinds.causes import bad
 from arktos_ray.api.names import ALL_TENANTS, SYSTEM_TENANT
 from arktos_ray.api.scheme import DEFINITIONS, Form, Resource
+from arktos_ray.apiserver.admission.refusals import forbidden
 from arktos_ray.store.mvcc import prefix_of
 from arktos_ray.store.records import Record, encode
 from arktos_ray.store.store import Store
@@ -28,6 +29,9 @@ Object = dict[str, Any]
 
 # Compiled definitions that are kept: 50 KB each with a schema of 20 KB.
 _COMPILED_MAX = 4_000
+# All of a tenant's are compiled and shown together, by its partition and by every ingress. Large
+# platforms define 1,000. Then 403.
+DEFINITIONS_PER_TENANT_MAX = 1_500
 
 
 class Customs:
@@ -224,8 +228,10 @@ class Customs:
 
         Of what a client says about status only storedVersions counts.
         """
-        causes: list[kinds.Cause] = []
-        for i, version in enumerate(obj["spec"]["versions"]):
+        if old is None:
+            self._check_room(obj)
+        causes = self._too_heavy(obj)
+        for i, version in enumerate(() if causes else obj["spec"]["versions"]):
             at = f"spec.versions[{i}].schema.openAPIV3Schema"
             causes += schema.check((version.get("schema") or {}).get("openAPIV3Schema"), at)
             for j, column in enumerate(version.get("additionalPrinterColumns") or ()):
@@ -242,6 +248,29 @@ class Customs:
             status["storedVersions"] = stored
         obj["status"] = status
         obj["status"] = names.settled(obj, self._others(obj), now)
+
+    def _check_room(self, obj: Object) -> None:
+        tenant = obj["metadata"]["tenant"]
+        if tenant == SYSTEM_TENANT:
+            return
+        have = sum(1 for _ in self._store.table(DEFINITIONS).paths(f"{tenant}/"))
+        if have >= DEFINITIONS_PER_TENANT_MAX:
+            why = f"a tenant has at most {DEFINITIONS_PER_TENANT_MAX} definitions"
+            raise forbidden(DEFINITIONS, obj, why)
+
+    def _too_heavy(self, obj: Object) -> list[kinds.Cause]:
+        """It is checked in one step, while other tenants wait: all versions together."""
+        from arktos_ray.api import cel
+
+        texts, weight = list[str](), 0
+        for version in obj["spec"]["versions"]:
+            one = schema.burden((version.get("schema") or {}).get("openAPIV3Schema"))
+            texts += one.expressions
+            weight += one.weight
+        why = cel.too_many(texts) if texts else ""
+        if weight > schema.SCHEMAS_MAX:
+            why = f"the schemas of all versions weigh {weight}: at most {schema.SCHEMAS_MAX}"
+        return [kinds.Cause("spec.versions", "FieldValueTooMany", why)] if why else []
 
     def _others(self, obj: Object) -> list[Object]:
         tenant, name = obj["metadata"]["tenant"], obj["metadata"]["name"]

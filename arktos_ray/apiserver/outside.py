@@ -33,6 +33,14 @@ _ADDRESSES = 3
 _CONTEXTS = 256
 _IDLE_S = 30.0
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+# Of clouds, about the machine that asks, where they are not addresses of its link.
+_METADATA = frozenset(
+    ipaddress.ip_address(one)
+    for one in (
+        "100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254",
+    )
+)  # fmt: skip
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 class Outside(Protocol):
@@ -49,7 +57,6 @@ class Https:
         self._thread: threading.Thread | None = None
         self._session: Any = None
         self._contexts: dict[tuple[str, str, bytes], ssl.SSLContext] = {}
-        self._own: frozenset[Address] = frozenset()
         self._connections: dict[str, _Share] = {}
         self._lookups: dict[str, _Share] = {}
         self._names: ThreadPoolExecutor | None = None
@@ -114,17 +121,13 @@ class Https:
             with contextlib.suppress(ValueError):
                 found.append(ipaddress.ip_address(name))
                 continue
-            # Whoever gives up leaves a thread behind: it counts until it is done.
-            looking = asyncio.ensure_future(self._look_up(target.tenant, name))
             try:
-                found += await asyncio.shield(looking)
+                found += await self._look_up(target.tenant, name)
             except (OSError, UnicodeError):
                 continue
         if not found:
             raise _failed(target, f"dial tcp: lookup {target.names[0]}: no such host")
-        if not self._own and not self._allow_local:
-            self._own = await asyncio.to_thread(_own_addresses)
-        allowed = [one for one in found if self._allow_local or not is_refused(one, self._own)]
+        allowed = [one for one in found if self._allow_local or not is_refused(one)]
         if not allowed:
             raise _failed(target, "the address is not allowed")
         return allowed
@@ -132,7 +135,15 @@ class Https:
     async def _look_up(self, tenant: str, name: str) -> list[Address]:
         if self._names is None:
             self._names = ThreadPoolExecutor(LOOKUPS_MAX, "webhook-names")
-        async with _share(self._lookups, tenant, LOOKUPS_PER_TENANT_MAX):
+        share = contextlib.AsyncExitStack()
+        await share.enter_async_context(_share(self._lookups, tenant, LOOKUPS_PER_TENANT_MAX))
+        # Whoever gives up now leaves a thread behind, which counts until it is done; who gave up
+        # before that leaves nothing.
+        looking = asyncio.ensure_future(self._looked_up(share, name))
+        return await asyncio.shield(looking)
+
+    async def _looked_up(self, share: contextlib.AsyncExitStack, name: str) -> list[Address]:
+        async with share:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._names, _addresses_of, name)
 
@@ -239,27 +250,27 @@ def _live(loop: asyncio.AbstractEventLoop) -> None:
         loop.close()
 
 
-def is_refused(address: Address, own: frozenset[Address] = frozenset()) -> bool:
-    """Whether it is this machine, its link, or nobody in particular."""
+def is_refused(address: Address) -> bool:
+    """Whether it is this machine, its link, its cloud's word about it, or nobody in particular."""
     inner = getattr(address, "ipv4_mapped", None) or getattr(address, "sixtofour", None)
+    if inner is None and address in _NAT64:
+        inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     if inner is not None:
-        return is_refused(inner, own)
+        return is_refused(inner)
     return (
         address.is_loopback or address.is_link_local or address.is_unspecified
-        or address.is_multicast or address.is_reserved or address in own
+        or address.is_multicast or address.is_reserved or address in _METADATA
+        or _is_own(address)
     )  # fmt: skip
 
 
-def _own_addresses() -> frozenset[Address]:
-    found = set()
-    for name in {socket.gethostname(), socket.getfqdn()}:
-        with contextlib.suppress(OSError, UnicodeError):
-            found.update(_addresses_of(name))
-    # The one that others see us under. Nothing is sent.
-    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))
-        found.add(ipaddress.ip_address(probe.getsockname()[0]))
-    return frozenset(found)
+def _is_own(address: Address) -> bool:
+    """Whether an interface of this machine has it: only then can it be bound. 20 us."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.bind((str(address), 0))
+        return True
+    return False
 
 
 def _failed(target: Target, why: str) -> Unreachable:

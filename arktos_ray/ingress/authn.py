@@ -13,6 +13,7 @@ import csv
 import hashlib
 import hmac
 import io
+import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -81,6 +82,11 @@ def user_of_peercert(peercert: Mapping[str, Any]) -> User:
         named.get("organizationName", []),
         named.get("organizationalUnitName", []),
     )
+
+
+def end_of_peercert(peercert: Mapping[str, Any]) -> float:
+    """Seconds since 1970. A connection may be older than its certificate."""
+    return float(ssl.cert_time_to_seconds(peercert["notAfter"]))
 
 
 def read_token_file(text: str) -> dict[str, User]:
@@ -321,6 +327,11 @@ class Authenticator:
         if seen.audiences and not set(seen.audiences) & set(self._audiences):
             raise Unauthorized("Unauthorized")
         return seen.user
+
+    def end_of(self, token: str) -> float:
+        """Of a token that is good now: until when, in seconds since 1970; 0 is for ever."""
+        seen = self._seen.get(token)
+        return 0.0 if seen is None else seen.expires
 
     def reviewed(
         self, token: str, audiences: Sequence[str], now: float

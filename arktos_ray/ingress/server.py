@@ -114,11 +114,12 @@ async def _drain(request: BaseRequest, until: float | None = None) -> None:
 class _Connection(RequestHandler):
     """A client's connection. Remembers who its certificate names, and how long it dawdles."""
 
-    __slots__ = ("certificate_user", "dawdling_since")
+    __slots__ = ("certificate_end", "certificate_user", "dawdling_since")
 
     def __init__(self, server: _Server, **kwargs: Any) -> None:
         super().__init__(server, **kwargs)
         self.certificate_user: User | errors.Unauthorized | None = None
+        self.certificate_end = 0.0
         self.dawdling_since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -133,6 +134,7 @@ class _Connection(RequestHandler):
         peercert = transport.get_extra_info("peercert")
         if peercert:
             try:
+                self.certificate_end = authn.end_of_peercert(peercert)
                 self.certificate_user = authn.user_of_peercert(peercert)
             except errors.Unauthorized as refusal:
                 self.certificate_user = refusal
@@ -161,8 +163,9 @@ class _Connection(RequestHandler):
 
 
 class _Request(BaseRequest):
-    ATTRS = BaseRequest.ATTRS | {"trail"}
+    ATTRS = BaseRequest.ATTRS | {"credential_end", "trail"}
     trail: Trail | None = None  # for the audit log
+    credential_end: float = 0.0  # of what says who is calling; 0: it has none
 
 
 class _Server(web.Server):
@@ -407,7 +410,10 @@ class Ingress:
         headers = request.headers
         certified = getattr(request.protocol, "certificate_user", None)
         if isinstance(certified, User):
-            user = certified
+            end: float = getattr(request.protocol, "certificate_end", 0.0)
+            if end and self._clock.now() >= end:
+                raise errors.Unauthorized("the client certificate has expired")
+            user, request.credential_end = certified, end
         else:
             token = authn.bearer_of(
                 headers.get("Authorization", ""), headers.get("Sec-WebSocket-Protocol", "")
@@ -416,6 +422,7 @@ class Ingress:
                 now = self._clock.now()
                 await self._authenticator.prepare(token, now)
                 user = self._authenticator.user_of_token(token, now)
+                request.credential_end = self._authenticator.end_of(token)
             elif self._anonymous:
                 return User(authn.ANONYMOUS, SYSTEM_TENANT, (UNAUTHENTICATED,))
             elif path.split("/", 2)[1] in _OPEN_PATHS:
@@ -597,6 +604,9 @@ class Ingress:
             call.options["_table"] = form.version
         call.user_agent = request.headers.get("User-Agent", "")
         timeout_s = self._watch_timeout_s(call)
+        if request.credential_end:
+            # Whoever goes on shows something that is good then.
+            timeout_s = min(timeout_s, request.credential_end - self._clock.now())
         websocket = request.headers.get("Upgrade", "").lower() == "websocket"
         if websocket and "Origin" not in request.headers:
             raise errors.Forbidden("a WebSocket needs an Origin header")
@@ -700,6 +710,8 @@ class Ingress:
                 async for data in chunks:
                     if self._upstream.is_suspended(call.user.tenant):
                         raise quota.suspended(call.user.tenant)
+                    if request.credential_end and self._clock.now() >= request.credential_end:
+                        raise errors.Unauthorized("the credential has expired")
                     if data:
                         transport.write(http1.chunk(data))
                         await _drain(request)

@@ -26,6 +26,9 @@ class Place(NamedTuple):
     uid: str
     token: str  # a continue token of a list there
     revision: str
+    bearer: str  # the token of a service account there
+    group: str  # of a kind that is defined there
+    plural: str
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,10 @@ _ACCEPTS = (
     "application/json", "application/json;as=Table;v=v1;g=meta.k8s.io", "*/*", "application/yaml",
     "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io",
     "application/vnd.kubernetes.protobuf", "text/html",
+)  # fmt: skip
+_SUBRESOURCES = (
+    "status", "scale", "proxy/x", "exec", "attach", "portforward", "log", "token", "approval",
+    "binding", "eviction", "finalize", "resize", "ephemeralcontainers",
 )  # fmt: skip
 # What is put before, behind or instead of a segment, to mean another one than is checked.
 _SPELLINGS: tuple[Callable[[str], str], ...] = (
@@ -112,8 +119,10 @@ def _one(world: World, rng: random.Random) -> tuple[Maker, bool]:
         return _plain(world, resource, rng), True
     if kind < 0.65:
         return _misspelt(world, resource, rng), False
-    if kind < 0.9:
+    if kind < 0.85:
         return _own(world, resource, rng), False
+    if kind < 0.9:
+        return _asking(rng), False
     return _pages(rng), False
 
 
@@ -140,7 +149,7 @@ def _path(world: World, resource: Resource, rng: random.Random) -> str:
     path = f"{prefix}{group}{watch}{tenant}{namespace}/{resource.plural}"
     if rng.random() < 0.7:
         path += "/{name}"
-        known = [*resource.subresources, "status", "scale", "proxy/x", "exec", "log", "token"]
+        known = [*resource.subresources, *_SUBRESOURCES]
         if rng.random() < 0.4:
             path += "/" + rng.choice(known)
     return path
@@ -239,6 +248,53 @@ def _body(path: str, resource: Resource, rng: random.Random) -> Maker:
     return make
 
 
+# Paths of the sender's own, and what is asked or made there with names of the other's.
+_QUESTIONS: tuple[tuple[str, Callable[[Place], dict[str, object]]], ...] = (
+    ("/apis/authentication.k8s.io/v1/tokenreviews", lambda p: {"spec": {"token": p.bearer}}),
+    ("/apis/authentication.k8s.io/v1beta1/tokenreviews", lambda p: {
+        "spec": {"token": p.bearer, "audiences": [p.name]}}),
+    ("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", lambda p: {"spec": {
+        "resourceAttributes": {"verb": "get", "resource": p.plural, "group": p.group,
+                               "namespace": p.namespace, "name": p.name, "tenant": p.tenant}}}),
+    ("/apis/authorization.k8s.io/v1/subjectaccessreviews", lambda p: {"spec": {
+        "user": f"system:serviceaccount:{p.namespace}:{p.name}", "uid": p.uid,
+        "resourceAttributes": {"verb": "*", "resource": "*", "tenant": p.tenant}}}),
+    ("/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", lambda p: {"spec": {
+        "namespace": p.namespace}}),
+    ("/api/v1/namespaces/default/serviceaccounts/default/token", lambda p: {"spec": {
+        "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": p.name, "uid": p.uid}}}),
+    ("/api/v1/namespaces/default/serviceaccounts/{name}/token", lambda p: {"spec": {
+        "audiences": [p.tenant]}}),
+    ("/api/v1/namespaces/{namespace}/serviceaccounts/default/token", lambda p: {}),
+    ("/apis/certificates.k8s.io/v1/certificatesigningrequests/{name}/approval", lambda p: {}),
+    ("/apis/{group}/v1/namespaces/default/{plural}", lambda p: {"metadata": {"name": p.name}}),
+    ("/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations", lambda p: {
+        "metadata": {"generateName": "w-"}, "webhooks": [{
+            "name": "a.example.org", "sideEffects": "None", "admissionReviewVersions": ["v1"],
+            "rules": [{"operations": ["*"], "apiGroups": [p.group], "apiVersions": ["*"],
+                       "resources": [p.plural]}],
+            "clientConfig": {"service": {"namespace": p.namespace, "name": p.name}}}]}),
+    ("/apis/rbac.authorization.k8s.io/v1beta1/clusterrolebindings", lambda p: {
+        "metadata": {"generateName": "b-"}, "subjects": [{
+            "kind": "ServiceAccount", "namespace": p.namespace, "name": p.name}],
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole",
+                    "name": p.name}}),
+)  # fmt: skip
+
+
+def _asking(rng: random.Random) -> Maker:
+    path, body = rng.choice(_QUESTIONS)
+    headers = {"Content-Type": "application/json", **_pretence(rng)}
+
+    def make(place: Place) -> Request:
+        names = place._asdict()
+        given = {h: v.format(**names) for h, v in headers.items()}
+        target = path.format(**names) + "?dryRun=All"
+        return Request("POST", target, json.dumps(body(place)).encode(), given)
+
+    return make
+
+
 def _pages(rng: random.Random) -> Maker:
     """What is no object: discovery, schemas, health, operators' paths."""
     path = rng.choice((
@@ -253,6 +309,11 @@ def _pages(rng: random.Random) -> Maker:
         "/apis/{tenant}/v1", "/apis/{tenant}.example.org/v1/{name}", "/logs/{tenant}",
         "/debug/{name}",
         "/apis/{tenant}.example.org/v1/namespaces/default/{name}",
+        "/apis/{group}", "/apis/{group}/v1", "/apis/{group}/v1?tenant={tenant}",
+        "/openapi/v3/apis/{group}/v1", "/t/{tenant}/apis/{group}/v1",
+        "/apis/{group}/v1/{plural}", "/apis/{group}/v1/namespaces/default/{plural}/{name}",
+        "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{plural}.{group}",
+        "/apis/apiextensions.k8s.io/v1beta1/customresourcedefinitions/{plural}.{group}/status",
     ))  # fmt: skip
     method = rng.choice(("GET", "GET", "POST", "DELETE"))
     headers = {"Accept": rng.choice(_ACCEPTS), **_pretence(rng)}

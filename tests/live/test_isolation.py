@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import copy
 import json
 import os
 import re
@@ -106,8 +107,14 @@ WIDGETS = Resource(
 )  # fmt: skip
 
 
-def define(http: Http) -> None:
-    names = {"plural": WIDGETS.plural, "kind": WIDGETS.kind}
+CROWNS = Resource(
+    "treasures.example.com", "v1", "crowns", "Crown", "crown", Scope.TENANT, "",
+    subresources={"status": ("get", "patch", "update")},
+)  # fmt: skip
+
+
+def define(http: Http, kind: Resource, scope: str) -> None:
+    names = {"plural": kind.plural, "kind": kind.kind}
     schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
     version = {
         "name": "v1", "served": True, "storage": True, "subresources": {"status": {}},
@@ -116,13 +123,38 @@ def define(http: Http) -> None:
     http.post(
         "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
         {
-            "metadata": {"name": f"{WIDGETS.plural}.{WIDGETS.group}"},
+            "metadata": {"name": f"{kind.plural}.{kind.group}"},
             "spec": {
-                "group": WIDGETS.group, "scope": "Namespaced", "names": names,
+                "group": kind.group, "scope": scope, "names": names,
                 "versions": [version],
             },
         },
     )  # fmt: skip
+
+
+def account(http: Http, name: str, role: str = "") -> str:
+    """A token of a new service account in `default`, with that role in all of its tenant."""
+    http.post("/api/v1/namespaces/default/serviceaccounts", {"metadata": {"name": name}})
+    if role:
+        http.post(
+            "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
+            {
+                "metadata": {"name": name},
+                "roleRef": {
+                    "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role,
+                },
+                "subjects": [{"kind": "ServiceAccount", "namespace": "default", "name": name}],
+            },
+        )  # fmt: skip
+    asked = http.post(f"/api/v1/namespaces/default/serviceaccounts/{name}/token", {})
+    token: str = asked["status"]["token"]
+    return token
+
+
+def bearing(http: Http, token: str) -> Http:
+    other = copy.copy(http)
+    other.headers = {**http.headers, "Authorization": f"Bearer {token}"}
+    return other
 
 
 def told(seen: Seen) -> Seen:
@@ -143,15 +175,19 @@ def judge(pair: Pair, there: Seen, absent: Seen, world: World, tally: Tally) -> 
             tally.wrong.append(f"{request}: shows {MARK}: {seen}")
         if pair.foreign and seen.code < 400:
             tally.wrong.append(f"{request}: is of another tenant: {seen}")
-    # A success is of the sender's own, and changes with every request.
-    words = [_plain(there, world.there), _plain(absent, world.absent)]
-    if there.code != absent.code or (there.code >= 400 and words[0] != words[1]):
+    # A success is of the sender's own, and changes with every request; answers to questions do not.
+    words = [_plain(there, world.there, world), _plain(absent, world.absent, world)]
+    says = there.code >= 400 or b'reviews"' in there.body[:120] or b'Review"' in there.body[:120]
+    if there.code != absent.code or (says and words[0] != words[1]):
         tally.wrong.append(f"{pair.there}: {there}\n  and absent: {absent}")
 
 
-def _plain(seen: Seen, place: Place) -> bytes:
+def _plain(seen: Seen, place: Place, world: World) -> bytes:
     body = VOLATILE.sub(b"", seen.body)
-    for what, name in place._asdict().items():
+    names = list(place._asdict().items())
+    # A kind of the other's is named in both of some pairs.
+    names += [("group", world.there.group), ("plural", world.there.plural)]
+    for what, name in names:
         if what != "revision":
             for form in (name, name.upper(), name.capitalize()):
                 body = body.replace(form.encode(), what.encode())
@@ -198,9 +234,16 @@ def test_nobody_learns_what_is_in_another_tenant(cluster: Cluster, say: Say) -> 
         victim.post(path, body)
         before[resource.gvr] = [o["metadata"]["uid"] for o in victim.get(path)["items"]]
     # A kind that only the victim defined: whether there is one is nobody's business either.
-    define(victim)
+    define(victim, WIDGETS, "Namespaced")
+    define(victim, CROWNS, "Tenant")
     until(lambda: victim("GET", collection(WIDGETS, namespace="cellarn7")).code == 200)
     victim.post(collection(WIDGETS, namespace="cellarn7"), body_of(WIDGETS, "jewelo7"))
+    victim.post(collection(CROWNS), body_of(CROWNS, "jewelo7"))
+    bearer = account(victim, "jewelo7", "cluster-admin")
+    nobodys = bearer[:-6] + ("AAAAAA" if bearer[-6:] != "AAAAAA" else "BBBBBB")
+    # Service accounts of the intruder: one that may everything there, and one that may nothing.
+    strong = bearing(intruder, account(intruder, "strong", "cluster-admin"))
+    weak = bearing(intruder, account(intruder, "weak"))
     jewel = victim.get("/api/v1/namespaces/cellarn7/configmaps/jewelo7")["metadata"]
     victim.post("/api/v1/namespaces/cellarn7/configmaps", {"metadata": {"name": "more"}})
     page = victim.get("/api/v1/configmaps", limit=1)["metadata"]
@@ -213,12 +256,15 @@ def test_nobody_learns_what_is_in_another_tenant(cluster: Cluster, say: Say) -> 
     there, absent = ("vaultt7", "cellarn7", "jewelo7"), ("desertt7", "nothingn7", "nobodyo7")
     world = World(
         "intruder",
-        Place(*there, jewel["uid"], token(*there), jewel["resourceVersion"]),
-        Place(*absent, str(uuid.UUID(int=7, version=4)), token(*absent), jewel["resourceVersion"]),
-        (*scheme.RESOURCES, WIDGETS),
-    )
+        Place(*there, jewel["uid"], token(*there), jewel["resourceVersion"], bearer,
+              WIDGETS.group, WIDGETS.plural),
+        Place(*absent, str(uuid.UUID(int=7, version=4)), token(*absent), jewel["resourceVersion"],
+              nobodys, "nothings.example.com", "gadgets"),
+        # With all older groups and versions.
+        (*scheme.BY_PATH.values(), WIDGETS, CROWNS),
+    )  # fmt: skip
     tally = Tally({}, [])
-    asyncio.run(attack(world, [intruder, person], tally, say))
+    asyncio.run(attack(world, [intruder, person, strong, weak], tally, say))
     say(f"seed {SEED}: {sum(tally.codes.values())} requests, answers {sorted(tally.codes.items())}")
     assert not tally.wrong, "\n".join(wrong[:900] for wrong in tally.wrong[:10])
     assert sum(tally.codes.values()) >= REQUESTS - 1

@@ -16,10 +16,12 @@ from arktos_ray.api.cel.program import (
     Program,
     compile,  # noqa: A004
     fields_of,
+    too_many,
 )
 from arktos_ray.api.cel.values import NONE, Budget, CelError, CostExceeded, Optional
 
 __all__ = [
     "COST_MAX", "EXPRESSION_BYTES_MAX", "NONE", "Budget", "CelError", "CostExceeded", "Lazy",
     "Optional", "Program", "compile", "fields_of",
+    "too_many",
 ]  # fmt: skip

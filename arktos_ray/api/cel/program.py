@@ -8,8 +8,7 @@ values are, and the same values always cost the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from arktos_ray.api.cel import ast, functions
@@ -32,8 +31,13 @@ DOUBLINGS_MAX = 8
 # What one evaluation may cost unless its caller says less: 0.1 us a unit in plain loops, 0.6 us at
 # worst (benchmarks/structural.py), so 20 to 120 ms. A hundred items compared in pairs cost 150,000.
 COST_MAX = 200_000
-# Compiled expressions of all tenants, by text. About 10 KB each: 40 MB at most.
+# All expressions of one object: a rule takes 0.5 ms to compile and 14 us more for each byte, in one
+# step of a partition that has others to serve. Those in wide use stay below 15 KB and 150.
+EXPRESSIONS_BYTES_MAX = 65_536
+EXPRESSIONS_MAX = 1_000
+# Compiled expressions of all tenants, by text, and the nodes of them all: 500 bytes each, 100 MB.
 _PROGRAMS = 4_096
+_NODES = 200_000
 
 Closure = Callable[[dict[str, Any]], Any]
 
@@ -90,10 +94,45 @@ def compile(expression: str, variables: Mapping[str, str]) -> Program:  # noqa: 
     """A program. `variables` are declared with their types (`dyn`, `int`, `list(string)`).
 
     CelError has the position of the first fault, and all of them in its text."""
-    return _compile(expression, tuple(sorted(variables.items())))
+    key = expression, tuple(sorted(variables.items()))
+    program = _known.get(key)
+    if program is None:
+        program = _known.keep(key, _compile(*key))
+    return program
 
 
-@lru_cache(maxsize=_PROGRAMS)
+class _Known:
+    """What was compiled. When it is too much, what was longest here goes."""
+
+    def __init__(self) -> None:
+        self._programs: dict[Any, Program] = {}
+        self.nodes = 0
+        self.get = self._programs.get
+
+    def keep(self, key: Any, program: Program) -> Program:
+        self._programs[key] = program
+        self.nodes += program.cost_min
+        while self.nodes > _NODES or len(self._programs) > _PROGRAMS:
+            self.nodes -= self._programs.pop(next(iter(self._programs))).cost_min
+        return program
+
+
+_known = _Known()
+
+
+def too_many(expressions: Iterable[str]) -> str:
+    """Why these are more than one object may have; "" when they are not."""
+    sizes = [len(text.encode(errors="replace")) for text in expressions]
+    if len(sizes) > EXPRESSIONS_MAX:
+        return f"{len(sizes)} expressions are too many: one object has at most {EXPRESSIONS_MAX}"
+    if sum(sizes) > EXPRESSIONS_BYTES_MAX:
+        return (
+            f"expressions of {sum(sizes)} bytes are too much: those of one object have at most"
+            f" {EXPRESSIONS_BYTES_MAX}"
+        )
+    return ""
+
+
 def _compile(expression: str, variables: tuple[tuple[str, str], ...]) -> Program:
     from arktos_ray.api.cel import declarations
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from arktos_ray.api.structural import Structural, check, compiled, openapi_v2
+from arktos_ray.api.structural import SCHEMAS_MAX, Structural, burden, check, compiled, openapi_v2
 
-__all__ = ["Structural", "check", "compiled", "openapi_v2"]
+__all__ = ["SCHEMAS_MAX", "Structural", "burden", "check", "compiled", "openapi_v2"]

@@ -19,9 +19,9 @@ from arktos_ray.api.kinds.causes import Cause
 from arktos_ray.api.structural import gate, rules
 from arktos_ray.api.structural.documents import openapi_v2
 from arktos_ray.api.structural.nodes import NOTHING, Node, Object
-from arktos_ray.api.structural.soundness import check
+from arktos_ray.api.structural.soundness import SCHEMAS_MAX, burden, check
 
-__all__ = ["Structural", "check", "compiled", "openapi_v2"]
+__all__ = ["SCHEMAS_MAX", "Structural", "burden", "check", "compiled", "openapi_v2"]
 
 # After these the rules are not asked: they could say only what has been said.
 _BLOCKING = frozenset(

@@ -50,9 +50,10 @@ def _format(schema: Object) -> str:
 
 
 class Rule:
-    """One rule. Compiled when it is first needed; a partition starts with all its definitions."""
+    """One rule. Compiled when it is first needed; a partition starts with all its definitions.
+    Programs are kept by cel, which knows how much they are together."""
 
-    __slots__ = ("_message", "_program", "at", "optional_old", "spec", "types", "uses_old")
+    __slots__ = ("at", "optional_old", "spec", "types", "uses_old")
 
     def __init__(self, spec: Object, node: Node) -> None:
         self.spec = spec
@@ -65,35 +66,18 @@ class Rule:
         self.at = "".join(
             f".{name}" if plain else f"[{name}]" for name, plain in field_path(path, node.schema)
         )
-        self._program: cel.Program | cel.CelError | None = None
-        self._message: cel.Program | cel.CelError | None = None
 
     def program(self) -> cel.Program:
-        if self._program is None:
-            self._program = _compiled(self.spec["rule"], self.types)
-            if isinstance(self._program, cel.Program):
-                self.uses_old = "oldSelf" in self._program.names
-        if isinstance(self._program, cel.CelError):
-            raise self._program
-        return self._program
+        found = cel.compile(self.spec["rule"], self.types)
+        self.uses_old = "oldSelf" in found.names
+        return found
 
     def message_program(self) -> cel.Program:
-        if self._message is None:
-            self._message = _compiled(self.spec["messageExpression"], self.types)
-        if isinstance(self._message, cel.CelError):
-            raise self._message
-        return self._message
+        return cel.compile(self.spec["messageExpression"], self.types)
 
     @property
     def shown(self) -> str:
         return str(self.spec.get("message") or self.spec.get("rule") or "").strip()
-
-
-def _compiled(text: str, types: dict[str, str]) -> cel.Program | cel.CelError:
-    try:
-        return cel.compile(text, types)
-    except cel.CelError as error:
-        return error
 
 
 def attach(node: Node) -> bool:

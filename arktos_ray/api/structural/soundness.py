@@ -7,8 +7,9 @@ Causes are in the words of Kubernetes, their fields below `at`, which is where t
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from arktos_ray.api import cel
 from arktos_ray.api.cel import patterns
@@ -21,6 +22,11 @@ DEPTH_MAX = 64
 # All subschemas of one version. The largest in wide use have 6,000.
 SCHEMAS_MAX = 20_000
 _MESSAGE_CHARS_MAX = 2048
+# What else weighs as much as a subschema.
+_ENUM_A_SCHEMA = 20
+_WRITTEN_OUT_A_SCHEMA = 80
+_PATTERN_WEIGHT_MAX = 250
+_REPEATED = re.compile(r"[{,](\d{1,9})\}")
 
 _TYPES = ("array", "boolean", "integer", "number", "object", "string")
 _REASONS = (
@@ -53,6 +59,52 @@ def check(schema: Any, at: str = "") -> Out:
     if not out:
         _rules(schema, at, out, root=True, uncorrelated="")
     return out
+
+
+class Burden(NamedTuple):
+    """What checking a schema costs. weight: in subschemas, 80 us each."""
+
+    expressions: list[str]
+    weight: int
+
+
+def burden(schema: Any) -> Burden:
+    """Of a schema that may be anything yet."""
+    texts: list[str] = []
+    patterns: set[str] = set()
+    weight = 0.0
+    found = [(schema, 0)]
+    while found:
+        one, depth = found.pop()
+        if not isinstance(one, dict) or depth > DEPTH_MAX:
+            continue
+        weight += 1 + len(_listed(one.get("enum"))) / _ENUM_A_SCHEMA
+        if isinstance(one.get("pattern"), str):
+            patterns.add(one["pattern"])
+        for rule in _listed(one.get("x-kubernetes-validations")):
+            if isinstance(rule, dict):
+                said = (rule.get("rule"), rule.get("messageExpression"))
+                texts += [text for text in said if isinstance(text, str) and text]
+        inner = [one.get("items"), one.get("additionalProperties"), one.get("not")]
+        named = one.get("properties")
+        inner += list(named.values()) if isinstance(named, dict) else []
+        for key in ("allOf", "anyOf", "oneOf"):
+            inner += _listed(one.get(key))
+        found += [(each, depth + 1) for each in inner]
+    return Burden(texts, int(weight + sum(map(_of_pattern, patterns))))
+
+
+def _of_pattern(pattern: str) -> float:
+    """Repetitions are written out before they are compiled: x{1000} takes 4 ms, and no pattern
+    more than 20."""
+    times = 1
+    for found in _REPEATED.findall(pattern):
+        times = min(times * max(int(found[-4:]), 1), 10_000)
+    return min(len(pattern) * times / _WRITTEN_OUT_A_SCHEMA, _PATTERN_WEIGHT_MAX)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _join(at: str, name: str) -> str:

@@ -127,7 +127,16 @@ def condition_failure(
 
 def check(config: Object) -> None:
     """Raises Invalid for conditions that mean nothing, of a webhook configuration."""
-    for i, hook in enumerate(config.get("webhooks") or ()):
+    hooks = config.get("webhooks") or ()
+    texts = [one["expression"] for hook in hooks for one in hook.get("matchConditions") or ()]
+    if texts:
+        from arktos_ray.api import cel
+
+        why = cel.too_many(texts)
+        if why:
+            kind, name = config["kind"], config["metadata"].get("name", "")
+            raise errors.Invalid(f'{kind}.{ADMISSION} "{name}" is invalid: webhooks: {why}')
+    for i, hook in enumerate(hooks):
         for j, condition in enumerate(hook.get("matchConditions") or ()):
             why = check_expression(condition["expression"])
             if why:

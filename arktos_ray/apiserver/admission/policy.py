@@ -295,10 +295,27 @@ _IDENTIFIER = re.compile("[_a-zA-Z][_a-zA-Z0-9]*", re.ASCII)
 
 def check(obj: Object) -> None:
     """Raises Invalid for expressions of a policy that mean nothing."""
+    from arktos_ray.api import cel
+
     out: list[Cause] = []
-    _check(obj.get("spec") or {}, out)
+    spec = obj.get("spec") or {}
+    why = cel.too_many(_expressions(spec))
+    if why:
+        out.append(Cause("spec", "FieldValueTooMany", why))
+    else:
+        _check(spec, out)
     if out:
         raise invalid(scheme.resource(POLICIES), obj["metadata"].get("name", ""), out)
+
+
+def _expressions(spec: Object) -> list[str]:
+    return [
+        holder[key]
+        for kind in ("matchConditions", "variables", "validations", "auditAnnotations")
+        for holder in spec.get(kind) or ()
+        for key in ("expression", "messageExpression", "valueExpression")
+        if holder.get(key)
+    ]
 
 
 def _check(spec: Object, out: list[Cause]) -> None:

@@ -120,3 +120,11 @@ def test_by_default_changes_are_written_and_reads_are_not() -> None:
     asked = Asked("root", (), "system", "post", path="/arktos/v1/operations")
     assert default.rule_for(asked).level == METADATA
     assert default.rule_for(ANN._replace(groups=("system:unauthenticated",))).level == NONE
+
+
+def test_names_that_anybody_makes_up_are_not_remembered_without_end() -> None:
+    policy = audit_policy.read(audit_policy.CHANGES)
+    for i in range(2 * audit_policy.KINDS_MAX):
+        asked = audit_policy.Asked("bob", (), "acme", "create", f"g{i}.example.org", "things")
+        assert policy.rule_for(asked).level == audit_policy.METADATA
+        assert len(policy._kinds) <= audit_policy.KINDS_MAX

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from arktos_ray.api import cel
+from arktos_ray.api.cel import program
 
 SELF = {
     "replicas": 3, "name": "web", "ratio": 1.5, "on": True, "none": None, "cpu": "500m",
@@ -262,3 +263,12 @@ def test_no_text_and_no_value_raises_anything_else(text: str, of: Any) -> None:
         return
     with suppress(cel.CelError):
         program.evaluate({"self": of})
+
+
+def test_what_is_kept_of_all_expressions_is_bounded_by_their_size() -> None:
+    known = program._known
+    for i in range(60):
+        cel.compile(f"a > {i}" + " && a > 0" * 1_000, {"a": "int"})
+    assert program._NODES // 2 < known.nodes <= program._NODES
+    again = cel.compile("a > 59" + " && a > 0" * 1_000, {"a": "int"})
+    assert cel.compile("a > 59" + " && a > 0" * 1_000, {"a": "int"}) is again

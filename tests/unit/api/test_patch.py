@@ -308,3 +308,23 @@ def test_a_merged_list_has_every_item_once_and_keeps_the_given_order(
     assert sorted(names) == sorted({*live, *wanted})
     assert [n for n in names if n in wanted] == list(order)
     assert [n for n in names if n not in wanted] == [n for n in live if n not in wanted]
+
+
+# ---------------------------------------------------------------------------- hostile patches
+
+
+def test_a_json_patch_copies_no_more_than_a_body_could_bring() -> None:
+    doubling = [{"op": "copy", "from": "/a", "path": "/a/-"}] * 40
+    with pytest.raises(TooLarge, match="copies more than the allowed maximum"):
+        patch.json_patch({"a": ["x" * 1000]}, doubling)
+    name = {"op": "copy", "from": "/a/0", "path": "/b"}
+    assert patch.json_patch({"a": ["x" * 1000]}, [name] * 1000)["b"] == "x" * 1000
+
+
+def test_a_json_patch_does_not_shift_a_long_list_ten_thousand_times() -> None:
+    doc = {"a": [0] * 200_000}
+    for change in ([{"op": "add", "path": "/a/0", "value": 1}], [{"op": "remove", "path": "/a/0"}]):
+        with pytest.raises(TooLarge, match="adds and removes too often"):
+            patch.json_patch(doc, change * 1_000)
+    at_the_end = [{"op": "add", "path": "/a/-", "value": 1}] * 10_000
+    assert len(patch.json_patch(doc, at_the_end)["a"]) == 210_000

@@ -7,11 +7,13 @@ import re
 from typing import Any
 
 import orjson
+import pytest
 
 from arktos_ray.api import discovery, errors, networks, openapi
 from arktos_ray.api.calls import BOOKMARK, Reply, User
 from arktos_ray.api.custom import names
 from arktos_ray.api.custom.described import unpacked
+from arktos_ray.apiserver import customs
 from tests.unit.apiserver.acme_world import ADMIN, Acme, Object, acme
 from tests.unit.apiserver.widgets import AS, DEFINITIONS, GVR, definition, version, widget
 
@@ -554,5 +556,60 @@ def test_definitions_and_objects_are_there_after_a_restart() -> None:
         await again.part.start()
         assert (await good(again, "get", GVR, name="w"))["spec"]["size"] == 2
         await again.part.close()
+
+    acme(story)
+
+
+def test_a_definition_is_no_more_work_than_others_can_wait_for() -> None:
+    def with_schema(**spec: Any) -> Object:
+        schema = {"type": "object", "properties": {"spec": {"type": "object", **spec}}}
+        made = {"openAPIV3Schema": schema}
+        return definition(versions=[
+            version("v1", schema=made), version("v2", storage=False, schema=made),
+        ])  # fmt: skip
+
+    async def refused(world: Acme, **spec: Any) -> str:
+        body = with_schema(**spec)
+        return await world.fails(
+            422, "create", DEFINITIONS, body, at=TENANT, user=User("admin", "acme")
+        )
+
+    async def story(world: Acme) -> None:
+        rules = [{"rule": f"self == {i}"} for i in range(501)]
+        assert "1002 expressions are too many" in await refused(
+            world, **{"x-kubernetes-validations": rules}
+        )
+        long = "self.a > 0" + " && self.a > 0" * 1100
+        said = await refused(world, **{"x-kubernetes-validations": [{"rule": long}] * 3})
+        assert "those of one object have at most 65536" in said
+        for many in (
+            {"enum": [str(i) for i in range(300_000)]},
+            {"properties": {f"a{i}": {"type": "string"} for i in range(10_000)}},
+            {"properties": {
+                f"a{i}": {"type": "string", "pattern": f"(a|b|c){{1,1000}}{i}"} for i in range(100)
+            }},
+        ):  # fmt: skip
+            assert "weigh" in await refused(world, **many)
+        await define(
+            world, with_schema(properties={"a": {"type": "string", "pattern": "^a{1,63}$"}})
+        )
+
+    acme(story)
+
+
+def test_a_tenant_has_no_more_definitions_than_others_can_wait_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(customs, "DEFINITIONS_PER_TENANT_MAX", 2)
+
+    async def story(world: Acme) -> None:
+        bodies = [definition(f"things{i}", f"Thing{i}") for i in range(3)]
+        for body in bodies[:2]:
+            await define(world, body)
+        user = User("admin", "acme")
+        assert "a tenant has at most 2 definitions" in await world.fails(
+            403, "create", DEFINITIONS, bodies[2], at=TENANT, user=user
+        )
+        await define(world, bodies[2], tenant="system")
 
     acme(story)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import socket
 import ssl
+import threading
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from arktos_ray.apiserver import outside
 from arktos_ray.apiserver.outside import RESPONSE_BYTES_MAX, Https, is_refused
 from arktos_ray.apiserver.targets import Target, Unreachable
 from arktos_ray.base import pki
@@ -135,6 +138,8 @@ def test_nobody_there_is_said_as_it_is(tmp_path: Path) -> None:
         ("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("0.0.0.0", True),
         ("169.254.169.254", True), ("fe80::1", True), ("::ffff:169.254.169.254", True),
         ("224.0.0.1", True), ("255.255.255.255", True), ("2002:7f00:1::", True),
+        ("64:ff9b::127.0.0.1", True), ("64:ff9b::a9fe:a9fe", True), ("64:ff9b::8.8.8.8", False),
+        ("fd00:ec2::254", True), ("100.100.100.200", True), ("::127.0.0.1", True),
         ("10.0.0.1", False), ("192.168.1.1", False), ("8.8.8.8", False), ("2606:4700::1", False),
     ],
 )  # fmt: skip
@@ -142,6 +147,40 @@ def test_addresses(address: str, refused: bool) -> None:
     assert is_refused(ipaddress.ip_address(address)) is refused
 
 
-def test_an_own_address_is_refused() -> None:
-    own = ipaddress.ip_address("10.0.0.1")
-    assert is_refused(own, frozenset((own,)))
+def test_every_address_of_this_machine_is_refused_whatever_it_is_called() -> None:
+    """As containers and bridges have them, which no name of the machine leads to."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))
+        own = ipaddress.ip_address(probe.getsockname()[0])
+    assert is_refused(own)
+    assert is_refused(ipaddress.ip_address(f"::ffff:{own}"))
+
+
+def test_who_gives_up_waiting_for_a_name_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, go_on = list[str](), threading.Event()
+
+    def slow(name: str) -> list[outside.Address]:
+        asked.append(name)
+        go_on.wait(20)
+        raise OSError("no such host")
+
+    monkeypatch.setattr(outside, "_addresses_of", slow)
+
+    async def story() -> None:
+        https, other = Https(), Other(tmp_path)
+        try:
+            calls = [
+                https.post(other.target(443, names=(f"slow{i}.example.org",)), b"{}", 0.3)
+                for i in range(20)
+            ]
+            for why in await asyncio.gather(*calls, return_exceptions=True):
+                assert isinstance(why, Unreachable)
+            assert https._lookups["acme"].users == outside.LOOKUPS_PER_TENANT_MAX
+        finally:
+            go_on.set()
+            await https.close()
+        assert len(asked) == outside.LOOKUPS_PER_TENANT_MAX
+
+    asyncio.run(story())

@@ -325,3 +325,22 @@ def test_no_policy_and_no_object_raises_anything(
     assert all(isinstance(breach.message, str) for breach in judged.breaches)
     with suppress(cel.CelError):
         cel.compile(one, {"object": "dyn"})
+
+
+def test_a_policy_has_no_more_expressions_than_others_can_wait_for() -> None:
+    async def story(w: Acme) -> None:
+        long = "object.a > 0" + " && object.a > 0" * 900
+        body = policy(*(f"{i} > 0 && {long}" for i in range(6)))
+        said = await w.fails(422, "create", POLICIES, body, at=TENANT, user=ACME)
+        assert "those of one object have at most 65536" in said
+        hook = {
+            "name": "a.example.org", "sideEffects": "None", "admissionReviewVersions": ["v1"],
+            "clientConfig": {"url": "https://hook.example.org"},
+            "matchConditions": [{"name": f"c{i}", "expression": long} for i in range(6)],
+        }  # fmt: skip
+        config = {"metadata": {"name": "w"}, "webhooks": [hook]}
+        gvr = "validatingwebhookconfigurations.admissionregistration.k8s.io"
+        said = await w.fails(422, "create", gvr, config, at=TENANT, user=ACME)
+        assert "those of one object have at most 65536" in said
+
+    acme(story)

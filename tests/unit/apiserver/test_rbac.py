@@ -292,6 +292,25 @@ def test_other_partitions_learn_what_an_operator_may_and_until_when() -> None:
     acme(story)
 
 
+def test_who_may_do_anything_with_bindings_may_not_bind_any_role_elsewhere() -> None:
+    async def story(w: Acme) -> None:
+        binds = role("binds", "*", "rolebindings clusterrolebindings", group=GROUP)
+        await w.ok("create", CLUSTER_ROLES, binds, at=SYSTEM, user=ADMIN)
+        await w.ok("create", CLUSTER_BINDINGS, binding("b", "binds", "op"), at=SYSTEM, user=ADMIN)
+        asked = w.call("create", CLUSTER_BINDINGS, at=TENANT, user=OP).pack()
+        assert await w.part.request("granted", [asked, ["bind"]]) == ["create"]
+        only_one = role("some", "bind", "roles", group=GROUP)
+        await w.ok("create", CLUSTER_ROLES, only_one, at=SYSTEM, user=ADMIN)
+        await w.ok("create", CLUSTER_BINDINGS, binding("c", "some", "op"), at=SYSTEM, user=ADMIN)
+        assert await w.part.request("granted", [asked, ["bind"]]) == ["create"]
+        both = role("both", "bind", "roles clusterroles", group=GROUP)
+        await w.ok("create", CLUSTER_ROLES, both, at=SYSTEM, user=ADMIN)
+        await w.ok("create", CLUSTER_BINDINGS, binding("d", "both", "op"), at=SYSTEM, user=ADMIN)
+        assert await w.part.request("granted", [asked, ["bind"]]) == ["create", "bind"]
+
+    acme(story)
+
+
 def test_what_was_granted_elsewhere_is_one_verb_and_no_other() -> None:
     async def story(w: Acme) -> None:
         call = w.call("patch", "configmaps", config("c"), name="c", kind=APPLY, user=OP,

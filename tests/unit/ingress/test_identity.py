@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import ssl
@@ -16,6 +17,7 @@ import pytest
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from arktos_ray.base.clock import SystemClock
 from arktos_ray.base.signing import TokenKeys, encoded, ensure_keys
 from arktos_ray.base.watched import Watched
 from arktos_ray.ingress import oidc
@@ -82,6 +84,48 @@ def test_a_token_is_refused_when_it_is_over_or_not_for_us_or_of_a_former_tenant(
             assert (await client.say("GET", PODS, token=good))[0] == 200
             client.up.uids["acme"] = "another"
             assert (await client.say("GET", PODS, token=good))[0] == 401
+
+    run(story())
+
+
+def test_a_watch_lasts_no_longer_than_the_token_that_opened_it(tmp_path: Path) -> None:
+    async def story() -> None:
+        known = Accounts(tmp_path)
+        token = known.token(at=time.time() - 598)  # noqa: TID251
+        async with serving(believes=known.believes) as client:
+            path = PODS + "?watch=1&resourceVersion=1000&timeoutSeconds=100000"
+            async with client.watch(path, token=token) as response:
+                assert await asyncio.wait_for(response.content.read(), 20) == b""
+            assert (await client.say("GET", PODS, token=token))[0] == 401
+
+    run(story())
+
+
+def test_a_connection_is_nobodys_after_its_certificate(made: Made) -> None:
+    class Later(SystemClock):
+        ahead = 0.0
+
+        def now(self) -> float:
+            return super().now() + self.ahead
+
+    async def story() -> None:
+        up, clock = FakeUpstream(), Later()
+        door = ingress(up)
+        door._clock = clock
+        _, port = await door.listen("127.0.0.1", 0, tls_context(*made["server"], made["ca"][0]))
+        connector = aiohttp.TCPConnector(ssl=client_context(made, "admin"))
+        url = f"https://localhost:{port}"
+        try:
+            async with aiohttp.ClientSession(url, connector=connector) as session:
+                client = Client(session, up, door)
+                assert (await client.say("GET", PODS, token=""))[0] == 200
+                clock.ahead = 100 * 366 * 86400.0
+                code, status, _ = await client.say("GET", PODS, token="")
+                assert (code, status["message"]) == (401, "the client certificate has expired")
+                assert door._server is not None
+                assert len(door._server.connections) == 1, "it is the same connection"
+        finally:
+            await door.close(1.0)
 
     run(story())
 
