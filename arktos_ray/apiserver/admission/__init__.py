@@ -246,7 +246,7 @@ def complete(partition: Partition, call: Call, resource: Resource, obj: Object) 
                 f' account {call.namespace}/{name}: serviceaccount "{name}" not found'
             )
         account = {}  # It comes with its namespace, a moment later.
-    service_account.mount(obj, account, partition.ids.suffix())
+    service_account.mount(obj, account)
 
 
 def validate(
