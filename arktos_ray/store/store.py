@@ -484,9 +484,15 @@ class Store:
                 "the disk is slow, and too many writes wait for it; try again",
                 details={"retryAfterSeconds": 1},
             )
+        at = (gvr, record.path)
         if gvr != MOVES:
-            self._count_write(record, self.latest(gvr, record.path))
-        self._overlay[gvr, record.path] = record
+            previous = self._overlay.get(at)
+            if previous is None:
+                previous = self.table(gvr).get(record.path)
+            elif previous.deleted:
+                previous = None
+            self._count_write(record, previous)
+        self._overlay[at] = record
         batch.changes.append((gvr, record))
         batch.size += len(record.body)
         if gvr not in self._volatile:
