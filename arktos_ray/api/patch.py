@@ -261,6 +261,21 @@ def merge_into(doc: Object, patch: Object) -> Object:
     return doc
 
 
+def merge_over(doc: Object, patch: Object) -> Object:
+    """The same, leaving `doc` as it is and sharing with it whatever the patch does not touch: for
+    those who change nothing inside of that. It takes parts of `patch`."""
+    merged = doc.copy()
+    for key, value in patch.items():
+        if value is None:
+            merged.pop(key, None)
+        elif value.__class__ is dict:
+            inner = doc.get(key)
+            merged[key] = merge_over(inner if inner.__class__ is dict else {}, value)
+        else:
+            merged[key] = value
+    return merged
+
+
 def _merge(doc: Json, patch: Json) -> Json:
     if not isinstance(patch, dict):
         return copy(patch)

@@ -75,27 +75,25 @@ class Resource:
     # What a definition says of its kind (api/custom); None: the kind is one of this table.
     custom: Any = None
 
-    @property
-    def api_version(self) -> str:
-        return f"{self.group}/{self.version}" if self.group else self.version
+    # What follows, worked out once: every call asks for some of it, several times.
+    api_version: str = field(init=False)
+    # `pods`, `deployments.apps`: unique, short, stable; used in keys, frames and messages. Of what
+    # is stored: versions and groups that show the same objects have the same.
+    gvr: str = field(init=False)
+    namespaced: bool = field(init=False)
+    tenanted: bool = field(init=False)
 
-    @property
-    def gvr(self) -> str:
-        """`pods`, `deployments.apps`: unique, short, stable; used in keys, frames and messages.
-
-        Of what is stored: versions and groups that show the same objects have the same.
-        """
-        if self.form is not None:
-            return self.form.gvr
-        return f"{self.plural}.{self.group}" if self.group else self.plural
-
-    @property
-    def namespaced(self) -> bool:
-        return self.scope is Scope.NAMESPACED
-
-    @property
-    def tenanted(self) -> bool:
-        return self.scope is not Scope.CLUSTER
+    def __post_init__(self) -> None:
+        group, form = self.group, self.form
+        gvr = f"{self.plural}.{group}" if group else self.plural
+        follows = {
+            "api_version": f"{group}/{self.version}" if group else self.version,
+            "gvr": gvr if form is None else form.gvr,
+            "namespaced": self.scope is Scope.NAMESPACED,
+            "tenanted": self.scope is not Scope.CLUSTER,
+        }
+        for name, value in follows.items():
+            object.__setattr__(self, name, value)
 
 
 _STATUS = ("get", "patch", "update")

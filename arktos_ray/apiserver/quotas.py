@@ -74,6 +74,11 @@ class Quotas:
 
     # Deciding
 
+    @property
+    def any(self) -> bool:
+        """Whether there is a quota, or was."""
+        return bool(self._spaces)
+
     async def ready(self, calls: Sequence[Call]) -> None:
         """Before these are decided: what they are charged against is counted."""
         if self._uncounted:

@@ -484,13 +484,15 @@ class Store:
                 "the disk is slow, and too many writes wait for it; try again",
                 details={"retryAfterSeconds": 1},
             )
+        at = (gvr, record.path)
         if gvr != MOVES:
-            previous = self.latest(gvr, record.path)
-            if previous is not None:
-                self._count(previous, -1)
-            if not record.deleted:
-                self._count(record, 1)
-        self._overlay[gvr, record.path] = record
+            previous = self._overlay.get(at)
+            if previous is None:
+                previous = self.table(gvr).get(record.path)
+            elif previous.deleted:
+                previous = None
+            self._count_write(record, previous)
+        self._overlay[at] = record
         batch.changes.append((gvr, record))
         batch.size += len(record.body)
         if gvr not in self._volatile:
@@ -635,17 +637,22 @@ class Store:
                     found[gvr] = (len(sizes), sum(sizes))
         return found
 
-    def _count(self, record: Record, by: int) -> None:
+    def _count_write(self, record: Record, previous: Record | None) -> None:
         """0.3 us."""
         path = record.path
         tenant = path[: path.index("/")]
         if not tenant:
             return
+        objects = 0 if record.deleted else 1
+        size = 0 if record.deleted else len(record.body)
+        if previous is not None:
+            objects -= 1
+            size -= len(previous.body)
         used = self._usage.get(tenant)
         if used is None:
             used = self._usage[tenant] = [0, 0]
-        used[0] += by
-        used[1] += by * len(record.body)
+        used[0] += objects
+        used[1] += size
         if not used[0]:
             del self._usage[tenant]
 
@@ -672,7 +679,7 @@ class Store:
         for gvr, table in self._tables.items():
             if tenant and gvr != MOVES:
                 for record in table.range(f"{tenant}/"):
-                    self._count(record, 1)
+                    self._count_write(record, None)
 
     def counts(self) -> dict[str, int]:
         return {gvr: len(t) for gvr, t in self._tables.items() if len(t) and gvr != MOVES}

@@ -14,7 +14,6 @@ from arktos_ray.api import errors
 from arktos_ray.api.calls import Call
 from arktos_ray.api.kinds import services
 from arktos_ray.api.kinds.config import TOKEN_TYPE
-from arktos_ray.api.names import SYSTEM_TENANT
 from arktos_ray.api.scheme import ADMISSION, RBAC, RESOURCES, Resource
 from arktos_ray.apiserver import escalation
 from arktos_ray.apiserver.admission import (
@@ -60,8 +59,10 @@ class Plugin(NamedTuple):
 
 
 def _lifecycle(r: Review) -> None:
-    if r.resource.namespaced:
-        call = r.call
+    call = r.call
+    if r.resource.namespaced and not r.partition.stands(
+        "namespaces", f"{call.tenant}//{call.namespace}"
+    ):
         place = r.partition.namespace(call.tenant, call.namespace)
         namespace.check_namespace(call.tenant, call.namespace, place)
 
@@ -74,8 +75,9 @@ def _immortal(r: Review) -> None:
 
 
 def _tenant_exists(r: Review) -> None:
-    if r.resource.tenanted and r.call.tenant != SYSTEM_TENANT:
-        namespace.check_tenant(r.call.tenant, r.partition.tenant(r.call.tenant))
+    name = r.call.tenant
+    if r.resource.tenanted and not r.partition.stands("tenants", f"//{name}"):
+        namespace.check_tenant(name, r.partition.tenant(name))
 
 
 def _limit_ranges(r: Review) -> list[Object]:
@@ -215,6 +217,8 @@ def _arranged(plugins: tuple[Plugin, ...]) -> dict[tuple[str, str, str], Judges]
 
 
 _MUTATING, _VALIDATING = _arranged(MUTATING), _arranged(VALIDATING)
+# Most writes, where nobody has a quota, need no review.
+_QUOTA_ALONE: Judges = (_quota,)
 
 
 def mutate(
@@ -246,7 +250,7 @@ def complete(partition: Partition, call: Call, resource: Resource, obj: Object) 
                 f' account {call.namespace}/{name}: serviceaccount "{name}" not found'
             )
         account = {}  # It comes with its namespace, a moment later.
-    service_account.mount(obj, account, partition.ids.suffix())
+    service_account.mount(obj, account)
 
 
 def validate(
@@ -256,7 +260,7 @@ def validate(
     partition.policies.check(partition, call, resource, new, old)
     verb = CREATE if old is None else UPDATE if new is not None else DELETE
     judges = _judges(_VALIDATING, verb, resource, call)
-    if judges:
+    if judges and (judges != _QUOTA_ALONE or partition.quotas.any):
         review = Review(partition, call, resource, new or {}, old or {})
         for judge in judges:
             judge(review)

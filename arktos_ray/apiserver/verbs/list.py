@@ -161,7 +161,7 @@ def matcher(call: Call, resource: Resource) -> Matcher | None:
     if fields.fields <= _COLUMNS and not selectable:
         if fields.fields:
             tests.append(_by_columns(fields))
-    else:
+    elif fields.fields:
         read = custom.field_of if selectable else None
         tests.append(lambda record: fields.matches(_FieldsOf(record, read)))
     if call.name:
