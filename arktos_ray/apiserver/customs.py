@@ -16,6 +16,7 @@ from typing import Any
 from arktos_ray.api import custom, errors, kinds, scheme
 from arktos_ray.api.calls import Call
 from arktos_ray.api.custom import Definition, names, paths, schema
+from arktos_ray.api.custom.definition import Convert
 from arktos_ray.api.custom.described import packed
 from arktos_ray.api.kinds.causes import bad
 from arktos_ray.api.names import ALL_TENANTS, SYSTEM_TENANT
@@ -31,8 +32,8 @@ _COMPILED_MAX = 4_000
 
 
 class Customs:
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, convert: Convert) -> None:
+        self._store, self._convert = store, convert
         self._compiled: dict[tuple[str, str], tuple[Record, Definition]] = {}
         self._forced: dict[str, Record] = {}  # by name
         # False until this partition knows which are forced; the system tenant's own knows at once.
@@ -115,7 +116,7 @@ class Customs:
         if known is None or known[0] is not record:
             if len(self._compiled) >= _COMPILED_MAX:
                 self._compiled.clear()
-            known = self._compiled[at] = (record, custom.definition(record.decode()))
+            known = self._compiled[at] = (record, custom.definition(record.decode(), self._convert))
         return known[1]
 
     def of(self, tenant: str) -> list[Definition]:
@@ -147,7 +148,8 @@ class Customs:
         if found is None or not (found.served or call.user.trusted):
             return custom.unknown(call.gvr, call.version)
         if not call.version:
-            return found.stored
+            as_it_lies = call.user.trusted and call.subresource != "scale"
+            return found.raw if as_it_lies else found.stored
         resource = found.versions.get(call.version)
         return custom.unknown(call.gvr, call.version) if resource is None else resource
 

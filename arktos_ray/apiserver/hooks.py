@@ -104,6 +104,8 @@ class Attempt:
     mutated: bool = False  # and they changed it
     agreed: bytes | None = None  # what the validating ones have seen
     rounds: int = 0
+    name: str = ""  # that was generated
+    converted: dict[bytes, bytes] = field(default_factory=dict)  # see conversions.py
     warnings: list[str] = field(default_factory=list)
     audit: dict[str, str] = field(default_factory=dict)
 

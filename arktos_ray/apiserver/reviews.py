@@ -139,9 +139,10 @@ class Reviews:
         spent: matching.Spent,
     ) -> Object | None:  # fmt: skip
         """The object as this webhook wants it. Raises a Failure."""
-        hook = chosen.hook
+        hook, settled = chosen.hook, self._partition.conversions.settled
         try:
-            request = self._request(what, chosen, obj)
+            # Of a custom kind the version that it wants may have to be asked for, too.
+            request = await settled(lambda: self._request(what, chosen, obj))
             if not self._wanted(hook, request, spent):
                 return obj
             if request["dryRun"] and hook.spec.get("sideEffects") not in ("None", "NoneOnDryRun"):
@@ -149,7 +150,7 @@ class Reviews:
                 raise errors.BadRequest(text)
             async with asyncio.timeout(hook.timeout_s):
                 response = await self._answer(hook, request)
-            obj = _patched(what, chosen, obj, response)
+            obj = await settled(lambda: _patched(what, chosen, obj, response))
         except _Unanswered as why:
             failed = f'failed calling webhook "{hook.name}": {why}'
         except TimeoutError:

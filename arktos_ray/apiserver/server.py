@@ -22,6 +22,7 @@ from arktos_ray.api.errors import Failure
 from arktos_ray.api.names import ALL_TENANTS, SYSTEM_TENANT
 from arktos_ray.api.scheme import Resource
 from arktos_ray.apiserver import authz
+from arktos_ray.apiserver.conversions import Unconverted, converts
 from arktos_ray.apiserver.hooks import Apart, Attempt, Outside
 from arktos_ray.apiserver.outside import Https
 from arktos_ray.apiserver.outside import Outside as Way
@@ -92,6 +93,8 @@ class Server:
         self._judged: dict[str, dict[Watch | Guard, None]] = {}
         self._withdrawn: set[str] = set()
         partition.rights.on_withdrawn = self._reconsider
+        partition.conversions.tasks = self._tasks
+        partition.conversions.post = lambda *what: self.reviews.outside.post(*what)
         self.calls_total = 0
 
     async def call(self, calls: Sequence[Call]) -> list[Reply]:
@@ -116,7 +119,9 @@ class Server:
                     replies.append(await self._one(call))
                 else:
                     replies.append(self._one_again(call, attempt))
-            except Apart:
+            except (Apart, Unconverted):
+                if attempt is not None:
+                    raise
                 if call.user.trusted:
                     reviewed[i] = self._in_background(call, set(reviewed.values()))
                     replies.append(_LATER)
@@ -173,6 +178,7 @@ class Server:
         return Reply(failure.code, failure.encode(), tuple(attempt.warnings))
 
     async def _reviewed(self, call: Call, attempt: Attempt) -> Reply:
+        conversions = self.partition.conversions
         while True:
             try:
                 await self.partition.turns.begin([call])
@@ -180,7 +186,11 @@ class Server:
                 [reply] = await self._call([call], attempt)
             except Outside as what:
                 await self.reviews.ask(what, attempt)
+            except Unconverted as objects:
+                await conversions.learn(objects, attempt.converted)
             else:
+                if reply.ok and call.verb not in _READS:
+                    reply = await self._spoken_after(call, reply)
                 if attempt.warnings:
                     warnings = (*reply.warnings, *attempt.warnings)
                     reply = Reply(reply.code, reply.body, warnings)
@@ -189,13 +199,26 @@ class Server:
     def _one_again(self, call: Call, attempt: Attempt) -> Reply:
         resource = self._admitted(call)
         verb = self._verb(call, resource)
+
+        def carried_out() -> Reply:
+            reply = self._carried_out(verb, call, resource)
+            if converts(resource) and call.verb not in _READS:
+                return _warned(reply, resource)  # It was written: the rest is for later.
+            return _told(reply, resource)
+
         # In one step: nobody else finds this attempt.
         self.partition.hooks.attempt = attempt
         try:
-            reply = self._carried_out(verb, call, resource)
+            return self.partition.conversions.run(carried_out, attempt.converted)
         finally:
             self.partition.hooks.attempt = None
-        return _told(reply, resource)
+
+    async def _spoken_after(self, call: Call, reply: Reply) -> Reply:
+        """The answer to a write, where a webhook makes the version that was asked for."""
+        resource = self.partition.resource_of(call)
+        if not converts(resource):
+            return reply
+        return await self.partition.conversions.settled(lambda: _spoken(reply, resource))
 
     async def _delete_each(self, call: Call) -> Reply:
         """A collection whose webhooks are asked about each object by itself. Raises a Failure."""
@@ -204,6 +227,9 @@ class Server:
         # Who may delete them all need not be allowed to delete one.
         user = replace(call.user, trusted=True)
         found = selected(self.partition, call, resource)
+        spoken = found
+        if converts(resource):
+            spoken = await self.partition.conversions.records(resource, found)
         for record in found:
             key = record.key
             one = replace(
@@ -213,7 +239,7 @@ class Server:
             reply = await self._reviewed(one, Attempt())
             if not reply.ok and reply.code not in (errors.NotFound.code, errors.Conflict.code):
                 return reply
-        return collected(self.partition, resource, [shown(resource, r.body) for r in found])
+        return collected(self.partition, resource, [shown(resource, r.body) for r in spoken])
 
     def _in_background(self, call: Call, taken: set[asyncio.Task[Reply]]) -> asyncio.Task[Reply]:
         """For one of our own parts, which must not wait for a tenant's webhook. What was begun
@@ -267,6 +293,8 @@ class Server:
             return await list_objects(self.partition, call, resource)
         resource = self._admitted(call)
         verb = self._verb(call, resource)
+        if resource.form is not None and _is_spoken_late(call, resource):
+            raise Apart
         return _told(self._carried_out(verb, call, resource), resource)
 
     def _check_custom(self, call: Call, resource: Resource) -> None:
@@ -387,6 +415,17 @@ class Server:
             "waiting": self.partition.turns.waiting(),
             "refused": self.partition.turns.refused,
         }
+
+
+def _is_spoken_late(call: Call, resource: Resource) -> bool:
+    """Whether the answer to a write is in a version that a webhook makes of what was written."""
+    form = resource.form
+    return (
+        form is not None
+        and form.conversion is not None
+        and form.api_version != resource.api_version
+        and call.verb in ("create", "update", "patch")
+    )
 
 
 def _told(reply: Reply, resource: Resource) -> Reply:

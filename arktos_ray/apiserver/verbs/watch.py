@@ -17,6 +17,7 @@ from arktos_ray.api.lanes import cost_of
 from arktos_ray.api.names import ALL_TENANTS
 from arktos_ray.api.scheme import Resource
 from arktos_ray.apiserver import authz
+from arktos_ray.apiserver.conversions import converts
 from arktos_ray.apiserver.partition import Partition, shown
 from arktos_ray.apiserver.turns import SLICE_US
 from arktos_ray.apiserver.verbs.list import (
@@ -58,6 +59,8 @@ class Watch:
         self._match = matcher(call, resource)
         self._prefix = _prefix(call)
         self._view = view_of(call)
+        # Metadata is what it was in any version.
+        self._converts = converts(resource) and call.accept != "PartialObjectMetadata"
         self._row = None if self._view is None else self._view.body
         self._subscription: Subscription | None = None
         self._judged_by = self._rights_now()
@@ -150,7 +153,11 @@ class Watch:
                 self._check_allowed()
                 if self._is_outdated():
                     return  # In order: it goes on where it was, with the definition as it is now.
-                events = self._translate(subscription.next_nowait())
+                changes = subscription.next_nowait()
+                if self._converts:
+                    changes = await self._converted(changes)
+                    self._check_allowed()
+                events = self._translate(changes)
                 late = self._view is not None and self._is_late(bool(events))
                 if (progress or late) and (
                     not events or events[-1].revision < subscription.position
@@ -192,13 +199,38 @@ class Watch:
             if i:
                 await self._partition.turns.take(self._call, SLICE_US)
                 self._check_allowed()
-            piece = [
-                self._event(ADDED, r, r.revision)
-                for r in state[i : i + size]
-                if match is None or match(r)
-            ]
+            some = state[i : i + size]
+            if self._converts:
+                some = await self._partition.conversions.records(self._resource, some)
+                self._check_allowed()
+            piece = [self._event(ADDED, r, r.revision) for r in some if match is None or match(r)]
             if piece:
                 yield piece
+
+    async def _converted(self, changes: Sequence[Change | Step]) -> list[Change | Step]:
+        """In the version that is asked for, where a webhook may have to be asked."""
+        records = [record for change in changes for record in self._needed(change)]
+        turned = iter(await self._partition.conversions.records(self._resource, records))
+        found: list[Change | Step] = []
+        for change in changes:
+            mine = [next(turned) for _ in self._needed(change)]
+            if isinstance(change, Step):
+                found.append(change._replace(records=mine))
+            elif mine:
+                was = mine[1] if len(mine) > 1 else change.previous
+                found.append(Change(mine[0], was))
+            else:
+                found.append(change)
+        return found
+
+    def _needed(self, change: Change | Step) -> Sequence[Record]:
+        """What of it is shown, or asked whether it matches."""
+        if isinstance(change, Step):
+            return change.records
+        record, previous = change
+        if self._prefix and not record.path.startswith(self._prefix):
+            return ()
+        return (record,) if previous is None or self._match is None else (record, previous)
 
     def _scope(self) -> Scope:
         call = self._call
