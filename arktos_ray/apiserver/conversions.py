@@ -2,7 +2,8 @@
 
 A verb works in one step and cannot wait. Where it needs an object in another version, `convert`
 gives what is known already, or raises Unconverted: the call is then answered alone (server.py), and
-its verb runs again once the webhook has answered. Lists and watches wait where they are.
+its verb runs again once the webhook has answered. A list leaves its batch, too, and then waits
+where it is, as a watch does.
 
 An answer is known by what it was made from: the revision of the definition, the version that is
 wanted, and the object without what a server alone says of it. So it is found again for an object
@@ -130,8 +131,12 @@ class Conversions:
             raise errors.Internal("the object is converted again and again")
         own.update(await self._answers(what.conversion, what.api_version, what.objects))
 
-    async def records(self, resource: Resource, records: Sequence[Record]) -> list[Record]:
-        """As they would be, had they been stored in the version of the resource."""
+    async def records(
+        self, resource: Resource, records: Sequence[Record], *, wait: bool = True
+    ) -> list[Record]:
+        """As they would be, had they been stored in the version of the resource.
+
+        Raises a Failure; and Unconverted, when it must not wait and has not all of them."""
         form = resource.form
         assert form is not None
         wanted: dict[bytes, Object] = {}
@@ -146,6 +151,8 @@ class Conversions:
             made.append((record, key, obj))
         if not wanted:
             return list(records)
+        if not wait and any(self._find(_tenant(obj), key) is None for key, obj in wanted.items()):
+            raise Unconverted(form.conversion, resource.api_version, wanted)
         answers: dict[bytes, bytes] = {}
         for batch in _batches(wanted):
             answers |= await self._answers(form.conversion, resource.api_version, batch)

@@ -115,8 +115,8 @@ class Server:
                 # A list may wait, and a commit that fails meanwhile takes along what came before.
                 await self._settle(replies, wrote)
             try:
-                if attempt is None:
-                    replies.append(await self._one(call))
+                if attempt is None or call.verb == "list":
+                    replies.append(await self._one(call, alone=attempt is not None))
                 else:
                     replies.append(self._one_again(call, attempt))
             except (Apart, Unconverted):
@@ -284,13 +284,13 @@ class Server:
                 replies[i] = Reply(failure.code, failure.encode())
         wrote.clear()
 
-    async def _one(self, call: Call) -> Reply:
+    async def _one(self, call: Call, *, alone: bool = False) -> Reply:
         if call.verb == "list":
             resource = self.partition.resource_of(call)
             authz.authorize(self.partition.rights, call, resource)
             if resource.custom is not None:
                 self._check_custom(call, resource)
-            return await list_objects(self.partition, call, resource)
+            return await list_objects(self.partition, call, resource, alone=alone)
         resource = self._admitted(call)
         verb = self._verb(call, resource)
         if resource.form is not None and _is_spoken_late(call, resource):

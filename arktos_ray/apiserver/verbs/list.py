@@ -40,7 +40,10 @@ _ANSWERS_MAX = 20_000
 _ANOTHER = "/"
 
 
-async def list_objects(partition: Partition, call: Call, resource: Resource) -> Reply:
+async def list_objects(
+    partition: Partition, call: Call, resource: Resource, *, alone: bool = False
+) -> Reply:
+    """alone: nobody waits behind it, so it may wait for a webhook; else it raises Unconverted."""
     options = call.options
     match = matcher(call, resource)
     limit = number_of(options, "limit")
@@ -94,7 +97,7 @@ async def list_objects(partition: Partition, call: Call, resource: Resource) -> 
     if store.reshaped and options.get("moves") and call.user.trusted:
         meta["moves"] = moves_of(partition)
     if converts(resource) and not (call.accept == "PartialObjectMetadata" and match is None):
-        chosen = await _converted(partition, call, resource, match, records, limit)
+        chosen = await _converted(partition, call, resource, match, records, limit, alone)
     elif match is None:
         chosen = records
     else:
@@ -131,14 +134,16 @@ async def _matching(
 
 async def _converted(
     partition: Partition, call: Call, resource: Resource, match: Matcher | None,
-    records: Sequence[Record], limit: int,
+    records: Sequence[Record], limit: int, alone: bool,
 ) -> list[Record]:  # fmt: skip
     """The same, in the version that is asked for: a webhook may be asked."""
     chosen: list[Record] = []
     size = min(limit + 1, BATCH_OBJECTS) if limit and match is None else BATCH_OBJECTS
     for start in range(0, len(records), size):
         await partition.turns.take(call, SLICE_US)
-        some = await partition.conversions.records(resource, records[start : start + size])
+        some = await partition.conversions.records(
+            resource, records[start : start + size], wait=alone
+        )
         chosen += some if match is None else [r for r in some if match(r)]
         if limit and len(chosen) > limit:
             # What is beyond the page counts, but is not looked at.

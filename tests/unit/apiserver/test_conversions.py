@@ -428,6 +428,20 @@ def test_who_asks_for_the_same_at_once_asks_once() -> None:
     world(story)
 
 
+def test_nobody_waits_behind_a_list_that_waits() -> None:
+    async def story(w: World) -> None:
+        await w.ok("create", GVR, widget(size=2), version=V1)
+        w.outside.hold = asyncio.Event()
+        listing = asyncio.ensure_future(w.ok("list", GVR, version=BETA))
+        calls = [w.call("list", GVR, version=BETA), w.call("list", GVR, version=V1)]
+        late, now = await w.w.part.call(calls)
+        assert (late.code, now.code) == (503, 200)
+        w.outside.hold.set()
+        assert len((await listing)["items"]) == 1
+
+    world(story)
+
+
 def test_a_tenant_that_converts_too_much_is_told_so_and_no_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
