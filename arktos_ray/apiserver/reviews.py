@@ -42,6 +42,8 @@ REVIEW_S = 45.0
 # What webhooks may say in one warning, and in all of one answer.
 _WARNING_CHARS = 256
 _WARNINGS_CHARS = 4_096
+# What those of one call may say to the audit log.
+_AUDIT_CHARS = 32_768
 _VERSIONS = ("v1", "v1beta1")
 _TENANT = "arktos.futurewei.com/tenant"
 # What a webhook cannot change about an object.
@@ -246,8 +248,12 @@ class Reviews:
             room -= len(text)
             if room >= 0:
                 attempt.warnings.append(text)
+        left = _AUDIT_CHARS - sum(len(k) + len(v) for k, v in attempt.audit.items())
         for key, value in (response.get("auditAnnotations") or {}).items():
-            attempt.audit[f"{hook.name}/{key}"] = str(value)
+            name, text = f"{hook.name}/{key}", str(value)
+            left -= len(name) + len(text)
+            if left >= 0:
+                attempt.audit[name] = text
 
 
 def _before(hooks: list[Chosen], one: Chosen) -> list[Chosen]:

@@ -131,7 +131,7 @@ class Server:
             except Outside:
                 raise
             except Failure as failure:
-                replies.append(Reply(failure.code, failure.encode()))
+                replies.append(Reply(failure.code, failure.encode(), notes=failure.notes))
                 if not isinstance(failure, _OF_STATE):
                     unsure = unsure or call.verb not in _READS
                     continue
@@ -175,7 +175,8 @@ class Server:
             failure: Failure = errors.Timeout("webhooks did not answer in time")
         except Failure as refusal:
             failure = refusal
-        return Reply(failure.code, failure.encode(), tuple(attempt.warnings))
+        notes = (*attempt.audit.items(), *failure.notes)
+        return Reply(failure.code, failure.encode(), tuple(attempt.warnings), notes)
 
     async def _reviewed(self, call: Call, attempt: Attempt) -> Reply:
         conversions = self.partition.conversions
@@ -191,9 +192,10 @@ class Server:
             else:
                 if reply.ok and call.verb not in _READS:
                     reply = await self._spoken_after(call, reply)
-                if attempt.warnings:
+                if attempt.warnings or attempt.audit:
                     warnings = (*reply.warnings, *attempt.warnings)
-                    reply = Reply(reply.code, reply.body, warnings)
+                    notes = (*attempt.audit.items(), *reply.notes)
+                    reply = Reply(reply.code, reply.body, warnings, notes)
                 return reply
 
     def _one_again(self, call: Call, attempt: Attempt) -> Reply:
@@ -304,12 +306,18 @@ class Server:
         self.partition.customs.check(call, resource)
 
     def _carried_out(self, verb: Verb, call: Call, resource: Resource) -> Reply:
-        """With what admission policies warn of."""
+        """With what admission policies warn of, and note."""
         policies = self.partition.policies
         policies.begin()
-        reply = verb(self.partition, call, resource)
-        if policies.warnings:
-            reply = Reply(reply.code, reply.body, (*reply.warnings, *policies.warnings))
+        try:
+            reply = verb(self.partition, call, resource)
+        except Failure as failure:
+            if policies.audit:
+                failure.notes = tuple(policies.audit.items())
+            raise
+        if policies.warnings or policies.audit:
+            warnings = (*reply.warnings, *policies.warnings)
+            return Reply(reply.code, reply.body, warnings, tuple(policies.audit.items()))
         return reply
 
     def _admitted(self, call: Call) -> Resource:
@@ -437,7 +445,9 @@ def _told(reply: Reply, resource: Resource) -> Reply:
 
 def _warned(reply: Reply, resource: Resource) -> Reply:
     warning = "" if resource.custom is UNKNOWN else resource.custom.warning
-    return Reply(reply.code, reply.body, (*reply.warnings, warning)) if warning else reply
+    if not warning:
+        return reply
+    return Reply(reply.code, reply.body, (*reply.warnings, warning), reply.notes)
 
 
 def _spoken(reply: Reply, resource: Resource) -> Reply:
@@ -448,7 +458,7 @@ def _spoken(reply: Reply, resource: Resource) -> Reply:
     group = form.api_version.rpartition("/")[0]
     if obj.get("kind") != resource.kind or obj["apiVersion"].rpartition("/")[0] != group:
         return reply
-    return Reply(reply.code, orjson.dumps(form.from_stored(obj)), reply.warnings)
+    return Reply(reply.code, orjson.dumps(form.from_stored(obj)), reply.warnings, reply.notes)
 
 
 class Guard:

@@ -779,3 +779,17 @@ def test_custom_objects_are_asked_about_like_all_others() -> None:
         await h.fails(422, "create", GVR, widget("third"))
 
     hooked(story)
+
+
+def test_what_a_webhook_notes_travels_with_the_answer() -> None:
+    async def story(h: Hooked) -> None:
+        await h.install("validating", hook("a"))
+        said = {"team": "blue", "long": "x" * 100_000}
+        h.fake.hooks["a"] = lambda review: answer(review, auditAnnotations=said)
+        reply = await h.reply("create", "configmaps", config())
+        assert reply.notes == (("a.acme.example/team", "blue"),)
+        h.fake.hooks["a"] = lambda review: answer(review, False, auditAnnotations={"team": "red"})
+        reply = await h.reply("create", "configmaps", config("d"))
+        assert (reply.ok, reply.notes) == (False, (("a.acme.example/team", "red"),))
+
+    hooked(story)
