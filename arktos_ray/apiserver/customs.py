@@ -9,7 +9,7 @@ it was while that partition does not answer.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -41,6 +41,9 @@ class Customs:
         self.is_system = False
         self._stamps: dict[str, str] = {}  # by tenant, until something changes
         self._forced_stamp = ""
+        # Whoever shows them, and the revision of this store when one last ceased to be.
+        self.on_forced: dict[Callable[[], None], None] = {}
+        self.unforced_at = 0
         store.listeners[DEFINITIONS] = self._published
 
     # Which are forced
@@ -59,7 +62,11 @@ class Customs:
             self._forced[name] = record
         elif was is None:
             return
+        else:
+            self.unforced_at = max(self._store.revision, record.revision if self.is_system else 0)
         self._forced_stamp = _digest(self._forced.values())
+        for tell in self.on_forced:
+            tell()
 
     def told(self, old: Object | None, new: Object | None) -> None:
         """The same, as another partition says."""

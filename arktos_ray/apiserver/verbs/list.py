@@ -102,7 +102,7 @@ async def list_objects(
         chosen = records
     else:
         chosen = await _matching(partition, call, match, records, limit)
-    if resource.gvr == DEFINITIONS and not after and _sees_forced(call):
+    if resource.gvr == DEFINITIONS and not after and sees_forced(call):
         # Whatever the caller selects (spec/multitenancy.md 9).
         chosen = [*partition.customs.forced(), *chosen]
     if limit and len(chosen) > limit:
@@ -114,7 +114,7 @@ async def list_objects(
     return await _reply(partition, call, resource, chosen, meta)
 
 
-def _sees_forced(call: Call) -> bool:
+def sees_forced(call: Call) -> bool:
     return not call.user.trusted and call.tenant not in ("", ALL_TENANTS, SYSTEM_TENANT)
 
 
