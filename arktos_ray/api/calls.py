@@ -89,27 +89,39 @@ class Call:
         )  # fmt: skip
 
 
+# Annotations of the audit log: key, value.
+Notes = tuple[tuple[str, str], ...]
+
+
 @dataclass(slots=True)
 class Reply:
     """The answer: an HTTP code, a JSON body, and warnings for the client to print.
 
     A failure is a Reply too (code >= 400, body is the Status), so a batch can fail in part.
+    notes: what policies and webhooks want to be in the audit log beside it.
     """
 
     code: int
     body: bytes = b""
     warnings: tuple[str, ...] = ()
+    notes: Notes = ()
 
     @property
     def ok(self) -> bool:
         return self.code < 400
 
     def pack(self) -> list[Any]:
-        return [self.code, self.body, self.warnings]
+        packed: list[Any] = [self.code, self.body, self.warnings]
+        if self.notes:
+            packed.append(self.notes)
+        return packed
 
     @classmethod
     def unpack(cls, packed: Sequence[Any]) -> Reply:
-        return cls(packed[0], packed[1], tuple(packed[2]))
+        if len(packed) == 3:
+            return cls(packed[0], packed[1], tuple(packed[2]))
+        notes = tuple([(key, value) for key, value in packed[3]])
+        return cls(packed[0], packed[1], tuple(packed[2]), notes)
 
 
 class LongReply(Reply):
@@ -118,7 +130,7 @@ class LongReply(Reply):
     __slots__ = ("pieces",)
 
     def __init__(self, code: int, pieces: Sequence[bytes]) -> None:
-        self.code, self.warnings = code, ()
+        self.code, self.warnings, self.notes = code, (), ()
         self.pieces = pieces
 
     @property

@@ -21,6 +21,8 @@ class Failure(Exception):
         super().__init__(message)
         self.message = message
         self.details = details
+        # For the audit log (api/calls.Notes).
+        self.notes: tuple[tuple[str, str], ...] = ()
 
     def status(self) -> dict[str, Any]:
         """The metav1.Status that clients expect."""

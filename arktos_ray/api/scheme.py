@@ -45,6 +45,8 @@ class Form:
     api_version: str  # in which they are
     from_stored: Callable[[dict[str, Any]], dict[str, Any]]
     to_stored: Callable[[dict[str, Any]], dict[str, Any]]
+    # Who else must be asked for it (api/custom); None: nobody.
+    conversion: Any = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,13 +9,14 @@ it was while that partition does not answer.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
 from arktos_ray.api import custom, errors, kinds, scheme
 from arktos_ray.api.calls import Call
 from arktos_ray.api.custom import Definition, names, paths, schema
+from arktos_ray.api.custom.definition import Convert
 from arktos_ray.api.custom.described import packed
 from arktos_ray.api.kinds.causes import bad
 from arktos_ray.api.names import ALL_TENANTS, SYSTEM_TENANT
@@ -35,8 +36,8 @@ DEFINITIONS_PER_TENANT_MAX = 1_500
 
 
 class Customs:
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, convert: Convert) -> None:
+        self._store, self._convert = store, convert
         self._compiled: dict[tuple[str, str], tuple[Record, Definition]] = {}
         self._forced: dict[str, Record] = {}  # by name
         # False until this partition knows which are forced; the system tenant's own knows at once.
@@ -44,6 +45,9 @@ class Customs:
         self.is_system = False
         self._stamps: dict[str, str] = {}  # by tenant, until something changes
         self._forced_stamp = ""
+        # Whoever shows them, and the revision of this store when one last ceased to be.
+        self.on_forced: dict[Callable[[], None], None] = {}
+        self.unforced_at = 0
         store.listeners[DEFINITIONS] = self._published
 
     # Which are forced
@@ -62,7 +66,11 @@ class Customs:
             self._forced[name] = record
         elif was is None:
             return
+        else:
+            self.unforced_at = max(self._store.revision, record.revision if self.is_system else 0)
         self._forced_stamp = _digest(self._forced.values())
+        for tell in self.on_forced:
+            tell()
 
     def told(self, old: Object | None, new: Object | None) -> None:
         """The same, as another partition says."""
@@ -119,7 +127,7 @@ class Customs:
         if known is None or known[0] is not record:
             if len(self._compiled) >= _COMPILED_MAX:
                 self._compiled.clear()
-            known = self._compiled[at] = (record, custom.definition(record.decode()))
+            known = self._compiled[at] = (record, custom.definition(record.decode(), self._convert))
         return known[1]
 
     def of(self, tenant: str) -> list[Definition]:
@@ -151,7 +159,8 @@ class Customs:
         if found is None or not (found.served or call.user.trusted):
             return custom.unknown(call.gvr, call.version)
         if not call.version:
-            return found.stored
+            as_it_lies = call.user.trusted and call.subresource != "scale"
+            return found.raw if as_it_lies else found.stored
         resource = found.versions.get(call.version)
         return custom.unknown(call.gvr, call.version) if resource is None else resource
 

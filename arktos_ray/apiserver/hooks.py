@@ -104,6 +104,10 @@ class Attempt:
     mutated: bool = False  # and they changed it
     agreed: bytes | None = None  # what the validating ones have seen
     rounds: int = 0
+    # What was chosen at random, so that it is the same each time: a generated name, and a suffix.
+    name: str = ""
+    suffix: str = ""
+    converted: dict[bytes, bytes] = field(default_factory=dict)  # see conversions.py
     warnings: list[str] = field(default_factory=list)
     audit: dict[str, str] = field(default_factory=dict)
 

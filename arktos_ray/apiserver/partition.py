@@ -5,7 +5,7 @@ Not a framework: a handful of things that more than one verb needs. The verbs ho
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -18,6 +18,7 @@ from arktos_ray.api.names import SYSTEM_TENANT, Key
 from arktos_ray.api.scheme import DEFINITIONS, Resource
 from arktos_ray.apiserver.admission.namespace import check_exists as check_tenant_exists
 from arktos_ray.apiserver.admission.namespace import is_terminating
+from arktos_ray.apiserver.conversions import Conversions
 from arktos_ray.apiserver.customs import Customs
 from arktos_ray.apiserver.gate import Gate
 from arktos_ray.apiserver.hooks import Hooks
@@ -51,6 +52,7 @@ class Partition:
     gate: Gate = field(init=False)
     rights: RightsOfTenants = field(init=False)
     quotas: Quotas = field(init=False)
+    conversions: Conversions = field(init=False)
     customs: Customs = field(init=False)
     hooks: Hooks = field(init=False)
     policies: Policies = field(init=False)
@@ -75,7 +77,8 @@ class Partition:
         self.hooks = Hooks(self.store)
         self.policies = Policies(self.store)
         self.quotas = Quotas(self.store, self.turns, self.clock)
-        self.customs = Customs(self.store)
+        self.conversions = Conversions(self.store, self.ids)
+        self.customs = Customs(self.store, self.conversions.convert)
 
     def now(self) -> str:
         """The whole second, as objects have it."""
@@ -321,10 +324,13 @@ def walked(resource: Resource) -> schemas.Message | apply.Tree:
     return tree
 
 
-def body_of(call: Call, resource: Resource) -> tuple[Object, tuple[str, ...]]:
+def body_of(
+    call: Call, resource: Resource, record: Callable[[], Record] | None = None
+) -> tuple[Object, tuple[str, ...]]:
     """The object in a call, checked against its schema, and warnings for the client.
 
-    Our own parts send what they read or what a template held: that is only parsed.
+    Our own parts send what they read or what a template held: that is only parsed. record: what an
+    update replaces.
     """
     if call.user.trusted:
         obj = parsed(call)
@@ -333,12 +339,49 @@ def body_of(call: Call, resource: Resource) -> tuple[Object, tuple[str, ...]]:
         return stored_form(resource, obj), ()
     validation = call.options.get("fieldValidation", "Warn")
     decoded = codec.decode_object(call.body, call.content_type, resource, validation)
-    return stored_form(resource, decoded.obj), decoded.warnings
+    return sent_form(call, resource, decoded.obj, record), decoded.warnings
 
 
 def stored_form(resource: Resource, obj: Object) -> Object:
     """What was sent, as it will be stored."""
     return obj if resource.form is None else resource.form.to_stored(obj)
+
+
+def sent_form(
+    call: Call, resource: Resource, obj: Object, record: Callable[[], Record] | None
+) -> Object:
+    """The same, of what a client sent. Where a webhook makes the stored version of it, it must be
+    valid as it was sent; whether what was made of it is, is judged like any other object.
+
+    record: what an update replaces. Raises Invalid, or Unconverted."""
+    form = resource.form
+    if form is None:
+        return obj
+    if form.conversion is None or form.api_version == resource.api_version:
+        return form.to_stored(obj)
+    meta, custom = obj.setdefault("metadata", {}), resource.custom
+    for name, wanted in (("tenant", call.tenant), ("namespace", call.namespace)):
+        if (meta.get(name) or wanted) != wanted:
+            raise errors.BadRequest(
+                f"the {name} of the provided object does not match the {name} sent on the request"
+            )
+        if wanted:
+            meta[name] = wanted
+    custom.schema.default(obj)
+    if not call.subresource:
+        old = None if record is None else form.from_stored(record().decode())
+        causes = custom.schema.validate(
+            _judged(resource, obj), None if old is None else _judged(resource, old)
+        )
+        check_valid(resource, call.name or meta.get("name", ""), causes)
+    return form.to_stored(obj)
+
+
+def _judged(resource: Resource, obj: Object) -> Object:
+    """What of it a plain write changes."""
+    if "status" not in resource.subresources:
+        return obj
+    return {name: value for name, value in obj.items() if name != "status"}
 
 
 def parsed(call: Call) -> Object:

@@ -34,6 +34,9 @@ _REMEMBERED = 2_000
 # All policies of one call together: as much as two expressions that use all they may.
 COST_MAX = 400_000
 _WARNINGS_CHARS = 4_096
+# What the policies of one call may say to the audit log.
+_AUDIT_CHARS = 32_768
+_VALIDATION_FAILURE = "validation.policy.admission.k8s.io/validation_failure"
 _SERVED: dict[str, list[Resource]] = {}
 for _resource in scheme.BY_PATH.values():
     _SERVED.setdefault(_resource.gvr, []).append(_resource)
@@ -173,7 +176,8 @@ class Policies:
                     continue
                 for params in given:
                     judged = one.judge({**values, "params": params}, budget)
-                    self.audit.update(judged.annotations)
+                    for key, value in judged.annotations.items():
+                        self._note(key, value)
                     for breach in judged.breaches:
                         self._follow(one, binding, breach, denied)
         if denied:
@@ -193,12 +197,19 @@ class Policies:
                 if sum(map(len, self.warnings)) + len(said) <= _WARNINGS_CHARS:
                     self.warnings.append(said)
             elif action == "Audit":
-                key = "validation.policy.admission.k8s.io/validation_failure"
+                before = self.audit.get(_VALIDATION_FAILURE)
                 failure = {
                     "message": breach.message, "policy": one.name, "binding": binding.name,
                     "expressionIndex": breach.place, "validationActions": list(binding.actions),
                 }  # fmt: skip
-                self.audit[key] = orjson.dumps([failure]).decode()
+                failures = [*(orjson.loads(before) if before else ()), failure]
+                self._note(_VALIDATION_FAILURE, orjson.dumps(failures).decode())
+
+    def _note(self, key: str, value: str) -> None:
+        """For the audit log; what is too much is left out."""
+        others = sum(len(k) + len(v) for k, v in self.audit.items() if k != key)
+        if others + len(key) + len(value) <= _AUDIT_CHARS:
+            self.audit[key] = value
 
     def _params(self, one: Policy, binding: Binding, call: Call) -> list[Object | None]:
         """Raises NoParams."""

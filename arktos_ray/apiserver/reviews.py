@@ -42,6 +42,8 @@ REVIEW_S = 45.0
 # What webhooks may say in one warning, and in all of one answer.
 _WARNING_CHARS = 256
 _WARNINGS_CHARS = 4_096
+# What those of one call may say to the audit log.
+_AUDIT_CHARS = 32_768
 _VERSIONS = ("v1", "v1beta1")
 _TENANT = "arktos.futurewei.com/tenant"
 # What a webhook cannot change about an object.
@@ -139,9 +141,10 @@ class Reviews:
         spent: matching.Spent,
     ) -> Object | None:  # fmt: skip
         """The object as this webhook wants it. Raises a Failure."""
-        hook = chosen.hook
+        hook, settled = chosen.hook, self._partition.conversions.settled
         try:
-            request = self._request(what, chosen, obj)
+            # Of a custom kind the version that it wants may have to be asked for, too.
+            request = await settled(lambda: self._request(what, chosen, obj))
             if not self._wanted(hook, request, spent):
                 return obj
             if request["dryRun"] and hook.spec.get("sideEffects") not in ("None", "NoneOnDryRun"):
@@ -149,7 +152,7 @@ class Reviews:
                 raise errors.BadRequest(text)
             async with asyncio.timeout(hook.timeout_s):
                 response = await self._answer(hook, request)
-            obj = _patched(what, chosen, obj, response)
+            obj = await settled(lambda: _patched(what, chosen, obj, response))
         except _Unanswered as why:
             failed = f'failed calling webhook "{hook.name}": {why}'
         except TimeoutError:
@@ -245,8 +248,12 @@ class Reviews:
             room -= len(text)
             if room >= 0:
                 attempt.warnings.append(text)
+        left = _AUDIT_CHARS - sum(len(k) + len(v) for k, v in attempt.audit.items())
         for key, value in (response.get("auditAnnotations") or {}).items():
-            attempt.audit[f"{hook.name}/{key}"] = str(value)
+            name, text = f"{hook.name}/{key}", str(value)
+            left -= len(name) + len(text)
+            if left >= 0:
+                attempt.audit[name] = text
 
 
 def _before(hooks: list[Chosen], one: Chosen) -> list[Chosen]:

@@ -22,6 +22,7 @@ from arktos_ray.api.errors import Failure
 from arktos_ray.api.names import ALL_TENANTS, SYSTEM_TENANT
 from arktos_ray.api.scheme import Resource
 from arktos_ray.apiserver import authz
+from arktos_ray.apiserver.conversions import Unconverted, converts
 from arktos_ray.apiserver.hooks import Apart, Attempt, Outside
 from arktos_ray.apiserver.outside import Https
 from arktos_ray.apiserver.outside import Outside as Way
@@ -92,6 +93,8 @@ class Server:
         self._judged: dict[str, dict[Watch | Guard, None]] = {}
         self._withdrawn: set[str] = set()
         partition.rights.on_withdrawn = self._reconsider
+        partition.conversions.tasks = self._tasks
+        partition.conversions.post = lambda *what: self.reviews.outside.post(*what)
         self.calls_total = 0
 
     async def call(self, calls: Sequence[Call]) -> list[Reply]:
@@ -112,11 +115,13 @@ class Server:
                 # A list may wait, and a commit that fails meanwhile takes along what came before.
                 await self._settle(replies, wrote)
             try:
-                if attempt is None:
-                    replies.append(await self._one(call))
+                if attempt is None or call.verb == "list":
+                    replies.append(await self._one(call, alone=attempt is not None))
                 else:
                     replies.append(self._one_again(call, attempt))
-            except Apart:
+            except (Apart, Unconverted):
+                if attempt is not None:
+                    raise
                 if call.user.trusted:
                     reviewed[i] = self._in_background(call, set(reviewed.values()))
                     replies.append(_LATER)
@@ -126,7 +131,7 @@ class Server:
             except Outside:
                 raise
             except Failure as failure:
-                replies.append(Reply(failure.code, failure.encode()))
+                replies.append(Reply(failure.code, failure.encode(), notes=failure.notes))
                 if not isinstance(failure, _OF_STATE):
                     unsure = unsure or call.verb not in _READS
                     continue
@@ -170,9 +175,11 @@ class Server:
             failure: Failure = errors.Timeout("webhooks did not answer in time")
         except Failure as refusal:
             failure = refusal
-        return Reply(failure.code, failure.encode(), tuple(attempt.warnings))
+        notes = (*attempt.audit.items(), *failure.notes)
+        return Reply(failure.code, failure.encode(), tuple(attempt.warnings), notes)
 
     async def _reviewed(self, call: Call, attempt: Attempt) -> Reply:
+        conversions = self.partition.conversions
         while True:
             try:
                 await self.partition.turns.begin([call])
@@ -180,22 +187,40 @@ class Server:
                 [reply] = await self._call([call], attempt)
             except Outside as what:
                 await self.reviews.ask(what, attempt)
+            except Unconverted as objects:
+                await conversions.learn(objects, attempt.converted)
             else:
-                if attempt.warnings:
+                if reply.ok and call.verb not in _READS:
+                    reply = await self._spoken_after(call, reply)
+                if attempt.warnings or attempt.audit:
                     warnings = (*reply.warnings, *attempt.warnings)
-                    reply = Reply(reply.code, reply.body, warnings)
+                    notes = (*attempt.audit.items(), *reply.notes)
+                    reply = Reply(reply.code, reply.body, warnings, notes)
                 return reply
 
     def _one_again(self, call: Call, attempt: Attempt) -> Reply:
         resource = self._admitted(call)
         verb = self._verb(call, resource)
+
+        def carried_out() -> Reply:
+            reply = self._carried_out(verb, call, resource)
+            if converts(resource) and call.verb not in _READS:
+                return _warned(reply, resource)  # It was written: the rest is for later.
+            return _told(reply, resource)
+
         # In one step: nobody else finds this attempt.
         self.partition.hooks.attempt = attempt
         try:
-            reply = self._carried_out(verb, call, resource)
+            return self.partition.conversions.run(carried_out, attempt.converted)
         finally:
             self.partition.hooks.attempt = None
-        return _told(reply, resource)
+
+    async def _spoken_after(self, call: Call, reply: Reply) -> Reply:
+        """The answer to a write, where a webhook makes the version that was asked for."""
+        resource = self.partition.resource_of(call)
+        if not converts(resource):
+            return reply
+        return await self.partition.conversions.settled(lambda: _spoken(reply, resource))
 
     async def _delete_each(self, call: Call) -> Reply:
         """A collection whose webhooks are asked about each object by itself. Raises a Failure."""
@@ -204,6 +229,9 @@ class Server:
         # Who may delete them all need not be allowed to delete one.
         user = replace(call.user, trusted=True)
         found = selected(self.partition, call, resource)
+        spoken = found
+        if converts(resource):
+            spoken = await self.partition.conversions.records(resource, found)
         for record in found:
             key = record.key
             one = replace(
@@ -213,7 +241,7 @@ class Server:
             reply = await self._reviewed(one, Attempt())
             if not reply.ok and reply.code not in (errors.NotFound.code, errors.Conflict.code):
                 return reply
-        return collected(self.partition, resource, [shown(resource, r.body) for r in found])
+        return collected(self.partition, resource, [shown(resource, r.body) for r in spoken])
 
     def _in_background(self, call: Call, taken: set[asyncio.Task[Reply]]) -> asyncio.Task[Reply]:
         """For one of our own parts, which must not wait for a tenant's webhook. What was begun
@@ -258,15 +286,17 @@ class Server:
                 replies[i] = Reply(failure.code, failure.encode())
         wrote.clear()
 
-    async def _one(self, call: Call) -> Reply:
+    async def _one(self, call: Call, *, alone: bool = False) -> Reply:
         if call.verb == "list":
             resource = self.partition.resource_of(call)
             authz.authorize(self.partition.rights, call, resource)
             if resource.custom is not None:
                 self._check_custom(call, resource)
-            return await list_objects(self.partition, call, resource)
+            return await list_objects(self.partition, call, resource, alone=alone)
         resource = self._admitted(call)
         verb = self._verb(call, resource)
+        if resource.form is not None and _is_spoken_late(call, resource):
+            raise Apart
         return _told(self._carried_out(verb, call, resource), resource)
 
     def _check_custom(self, call: Call, resource: Resource) -> None:
@@ -276,12 +306,18 @@ class Server:
         self.partition.customs.check(call, resource)
 
     def _carried_out(self, verb: Verb, call: Call, resource: Resource) -> Reply:
-        """With what admission policies warn of."""
+        """With what admission policies warn of, and note."""
         policies = self.partition.policies
         policies.begin()
-        reply = verb(self.partition, call, resource)
-        if policies.warnings:
-            reply = Reply(reply.code, reply.body, (*reply.warnings, *policies.warnings))
+        try:
+            reply = verb(self.partition, call, resource)
+        except Failure as failure:
+            if policies.audit:
+                failure.notes = tuple(policies.audit.items())
+            raise
+        if policies.warnings or policies.audit:
+            warnings = (*reply.warnings, *policies.warnings)
+            return Reply(reply.code, reply.body, warnings, tuple(policies.audit.items()))
         return reply
 
     def _admitted(self, call: Call) -> Resource:
@@ -389,6 +425,17 @@ class Server:
         }
 
 
+def _is_spoken_late(call: Call, resource: Resource) -> bool:
+    """Whether the answer to a write is in a version that a webhook makes of what was written."""
+    form = resource.form
+    return (
+        form is not None
+        and form.conversion is not None
+        and form.api_version != resource.api_version
+        and call.verb in ("create", "update", "patch")
+    )
+
+
 def _told(reply: Reply, resource: Resource) -> Reply:
     """As its client should hear it."""
     if resource.custom is not None:
@@ -398,7 +445,9 @@ def _told(reply: Reply, resource: Resource) -> Reply:
 
 def _warned(reply: Reply, resource: Resource) -> Reply:
     warning = "" if resource.custom is UNKNOWN else resource.custom.warning
-    return Reply(reply.code, reply.body, (*reply.warnings, warning)) if warning else reply
+    if not warning:
+        return reply
+    return Reply(reply.code, reply.body, (*reply.warnings, warning), reply.notes)
 
 
 def _spoken(reply: Reply, resource: Resource) -> Reply:
@@ -409,7 +458,7 @@ def _spoken(reply: Reply, resource: Resource) -> Reply:
     group = form.api_version.rpartition("/")[0]
     if obj.get("kind") != resource.kind or obj["apiVersion"].rpartition("/")[0] != group:
         return reply
-    return Reply(reply.code, orjson.dumps(form.from_stored(obj)), reply.warnings)
+    return Reply(reply.code, orjson.dumps(form.from_stored(obj)), reply.warnings, reply.notes)
 
 
 class Guard:

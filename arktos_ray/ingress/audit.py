@@ -116,7 +116,7 @@ class Audit:
 
     def answered(self, trail: Trail, reply: Reply) -> None:
         """`complete` of such a call."""
-        trail.code = reply.code
+        trail.code, trail.notes = reply.code, reply.notes
         if _is_wanted(trail):
             trail.body = reply.body
         self.complete(trail)

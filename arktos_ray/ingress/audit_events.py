@@ -16,7 +16,7 @@ import orjson
 
 from arktos_ray.api import audit_policy, codec, protobuf, scheme
 from arktos_ray.api.audit_policy import COMPLETE, LEVELS, METADATA, REQUEST, RESPONSE, STARTED
-from arktos_ray.api.calls import Call, User
+from arktos_ray.api.calls import Call, Notes, User
 from arktos_ray.base.clock import rfc3339
 from arktos_ray.ingress.routes import OPTIONS
 
@@ -42,8 +42,8 @@ class Trail:
 
     __slots__ = (
         "agent", "as_user", "body", "call", "code", "forwarded", "header", "id", "latency_s",
-        "method", "path", "peer", "raw_path", "received", "request_body", "rule", "stage", "start",
-        "user",
+        "method", "notes", "path", "peer", "raw_path", "received", "request_body", "rule", "stage",
+        "start", "user",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +61,7 @@ class Trail:
         self.code = 0  # of the answer; 0: there was none
         self.body = b""
         self.request_body = b""
+        self.notes: Notes = ()  # of policies and webhooks
         self.latency_s = 0.0
 
     def begun(self) -> Trail:
@@ -69,6 +70,7 @@ class Trail:
         for name in Trail.__slots__:
             setattr(other, name, getattr(self, name))
         other.stage, other.body, other.request_body = STARTED, b"", b""
+        other.notes = ()
         return other
 
     @property
@@ -129,6 +131,10 @@ def event_of(trail: Trail) -> Object:
         decision, reason = _decision(trail.user, code, message)
         annotations["authorization.k8s.io/decision"] = decision
         annotations["authorization.k8s.io/reason"] = reason
+    if trail.notes and not secret:
+        # They may quote.
+        for key, value in trail.notes:
+            annotations.setdefault(key, value)
     event["annotations"] = annotations
     return event
 

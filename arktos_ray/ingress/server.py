@@ -535,6 +535,7 @@ class Ingress:
         answer = self._respond(request, Reply(reply.code, body, reply.warnings), media, more)
         if request.trail is not None:
             request.trail.body = reply.body  # As JSON, whatever the client wanted.
+            request.trail.notes = reply.notes
         if not answer.body:
             return answer
         # Large: the tenant has these bytes in our memory until its client has read them.

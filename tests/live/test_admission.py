@@ -1,4 +1,4 @@
-"""Quotas, limits and webhooks with kubectl: each tenant its own."""
+"""Quotas, limits, webhooks and conversions with kubectl: each tenant its own."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def right(cluster: Cluster, kubectl: Kubectl) -> Program:
 
 
 class Webhook:
-    """A webhook in this process: denies pods named `no...`, marks configmaps."""
+    """A webhook in this process: denies pods named `no...`, marks configmaps, converts pipes."""
 
     def __init__(self, folder: Path) -> None:
         files = pki.ensure(folder, ("127.0.0.1", "localhost"), pki.utc(SystemClock().now()))
@@ -69,7 +69,25 @@ class Webhook:
         self.server.server_close()
 
 
+def _converted(review: Object) -> Object:
+    """v1 has `metres` where v1beta1 had `feet`."""
+    request = review["request"]
+    for obj in request["objects"]:
+        obj["apiVersion"], spec = request["desiredAPIVersion"], obj["spec"]
+        if obj["apiVersion"].endswith("/v1"):
+            spec["metres"] = spec.pop("feet") // 3
+        else:
+            spec["feet"] = spec.pop("metres") * 3
+    response = {
+        "uid": request["uid"], "result": {"status": "Success"},
+        "convertedObjects": request["objects"],
+    }  # fmt: skip
+    return {"apiVersion": review["apiVersion"], "kind": review["kind"], "response": response}
+
+
 def _judged(review: Object) -> Object:
+    if review["kind"] == "ConversionReview":
+        return _converted(review)
     request = review["request"]
     response: Object = {"uid": request["uid"], "allowed": True}
     if request["resource"]["resource"] == "configmaps":
@@ -185,3 +203,52 @@ def test_a_webhook_that_is_down_refuses_or_lets_pass(
         kind, "strict", webhook, "secrets", failurePolicy="Ignore"))  # fmt: skip
     left("create", "secret", "generic", "s")
     left("delete", "validatingwebhookconfiguration", "strict")
+
+
+def _pipes(webhook: Webhook) -> Object:
+    def version(name: str, field: str, storage: bool) -> Object:
+        spec = {"type": "object", "properties": {field: {"type": "integer"}}}
+        return {
+            "name": name, "served": True, "storage": storage,
+            "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}},
+            "additionalPrinterColumns": [
+                {"name": field, "type": "integer", "jsonPath": f".spec.{field}"}
+            ],
+        }  # fmt: skip
+
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "pipes.left.example"},
+        "spec": {
+            "group": "left.example", "scope": "Namespaced",
+            "names": {"plural": "pipes", "kind": "Pipe", "singular": "pipe"},
+            "versions": [version("v1", "metres", True), version("v1beta1", "feet", False)],
+            "conversion": {"strategy": "Webhook", "webhook": {
+                "conversionReviewVersions": ["v1"],
+                "clientConfig": {"url": webhook.url, "caBundle": webhook.ca},
+            }},
+        },
+    }  # fmt: skip
+
+
+def test_a_conversion_webhook_serves_an_old_version(left: Program, webhook: Webhook) -> None:
+    left("apply", "-f", "-", stdin=_pipes(webhook))
+    pipe = {
+        "apiVersion": "left.example/v1beta1", "kind": "Pipe", "metadata": {"name": "p"},
+        "spec": {"feet": 12},
+    }  # fmt: skip
+    assert left("apply", "-f", "-", stdin=pipe) == "pipe.left.example/p created\n"
+    assert left("apply", "-f", "-", stdin=pipe) == "pipe.left.example/p unchanged\n"
+    assert left.json("get", "pipes", "p")["spec"] == {"metres": 4}
+    old = "pipes.v1beta1.left.example"
+    assert left.json("get", old, "p")["spec"] == {"feet": 12}
+    left("patch", old, "p", "--type=merge", "-p", '{"spec":{"feet":30}}')
+    left("apply", "--server-side", "--force-conflicts", "-f", "-", stdin={
+        **pipe, "metadata": {"name": "q"}, "spec": {"feet": 9}})  # fmt: skip
+    rows = [line.split()[:2] for line in left("get", old, "--no-headers").splitlines()]
+    assert rows == [["p", "30"], ["q", "9"]]
+    webhook.close()
+    said = left.fails("create", "-f", "-", stdin={**pipe, "metadata": {"name": "r"}})
+    assert "conversion webhook for left.example/v1beta1, Kind=Pipe failed: Post" in said
+    assert left.json("get", "pipes", "q")["spec"] == {"metres": 3}
+    left("delete", "crd", "pipes.left.example", "--timeout=30s")

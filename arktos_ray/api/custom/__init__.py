@@ -8,6 +8,7 @@ has its rules in `api/kinds/definitions.py`.
 from arktos_ray.api.custom.definition import (
     CUSTOM_SUBRESOURCES,
     UNKNOWN,
+    Conversion,
     Definition,
     definition,
     unknown,
@@ -17,6 +18,7 @@ from arktos_ray.api.custom.names import is_forced, is_served, settled
 __all__ = [
     "CUSTOM_SUBRESOURCES",
     "UNKNOWN",
+    "Conversion",
     "Definition",
     "definition",
     "is_forced",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any
 
-from arktos_ray.api import apply, errors, tables
+from arktos_ray.api import apply, tables
 from arktos_ray.api.custom import paths
 from arktos_ray.api.custom.columns import Columns
 from arktos_ray.api.custom.names import is_forced, is_served
@@ -50,6 +50,21 @@ class Custom:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Conversion:
+    """Who makes other versions of the objects of a definition: a webhook."""
+
+    tenant: str  # of the definition
+    identity: tuple[str, str, str]  # of this revision of it
+    client: Object
+    reviews: tuple[str, ...]  # versions of ConversionReview
+    schemas: dict[str, Structural]  # by apiVersion
+
+
+# conversion, wanted apiVersion, object -> object
+Convert = Callable[[Conversion, str, Object], Object]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Definition:
     name: str  # widgets.example.com: also the gvr of its objects
     tenant: str
@@ -60,6 +75,8 @@ class Definition:
         str, Resource
     ]  # those that are served, by apiVersion; clients prefer the first
     stored: Resource
+    # For our own parts, which must not wait for a webhook: objects as they lie, in any version.
+    raw: Resource
 
     @property
     def resources(self) -> list[Resource]:
@@ -81,8 +98,14 @@ def unknown(gvr: str, version: str = "") -> Resource:
     )  # fmt: skip
 
 
-def definition(obj: Object) -> Definition:
-    """Of a definition as it is stored: it has been checked."""
+def _nobody(conversion: Conversion, api_version: str, obj: Object) -> Object:
+    raise AssertionError("nobody converts here")
+
+
+def definition(obj: Object, convert: Convert = _nobody) -> Definition:
+    """Of a definition as it is stored: it has been checked.
+
+    convert: makes another version of an object, where a webhook is to be asked for it."""
     spec, meta = obj["spec"], obj["metadata"]
     accepted = (obj.get("status") or {}).get("acceptedNames") or {}
     # Until they are accepted it is not served; then only what it has is.
@@ -94,29 +117,61 @@ def definition(obj: Object) -> Definition:
         scope = Scope.TENANT
     # Objects that were written as another version are turned into the one that is asked for, too.
     lone = (obj.get("status") or {}).get("storedVersions") == [storage]
+    conversion = _conversion(obj)
+    turns = partial(convert, conversion) if conversion is not None else _as_version
+    source = _schema_of(next(v for v in spec["versions"] if v["name"] == storage))
     versions, stored = {}, None
     for version in sorted(spec["versions"], key=lambda v: _priority(v["name"]), reverse=True):
         if not version.get("served") and version["name"] != storage:
             continue
         simple = lone and version["name"] == storage
-        made = _resource(obj, version, names, scope, None if simple else storage)
+        form = None
+        if not simple:
+            form = Form(
+                meta["name"], f"{spec['group']}/{storage}",
+                partial(turns, f"{spec['group']}/{version['name']}"),
+                partial(turns, f"{spec['group']}/{storage}"), conversion,
+            )  # fmt: skip
+        made = _resource(obj, version, names, scope, form, source if conversion else None)
+        if conversion is not None:
+            conversion.schemas[made.api_version] = made.custom.schema
         if version["name"] == storage:
             stored = made
         if version.get("served"):
             versions[made.api_version] = made
     assert stored is not None
+    raw = stored
+    if conversion is not None and not lone:
+        raw = replace(stored, form=None, custom=replace(stored.custom))
+        raw.custom.rules = CustomRules(raw, compiled(None))
     return Definition(
         meta["name"], tenant, is_served(obj), bool(meta.get("deletionTimestamp")),
-        tenant == SYSTEM_TENANT and is_forced(obj), versions, stored,
+        tenant == SYSTEM_TENANT and is_forced(obj), versions, stored, raw,
     )  # fmt: skip
 
 
+def _conversion(obj: Object) -> Conversion | None:
+    spec, meta = obj["spec"].get("conversion") or {}, obj["metadata"]
+    if spec.get("strategy") != "Webhook":
+        return None
+    webhook, tenant = spec["webhook"], meta.get("tenant", "")
+    identity = (tenant, meta["name"], meta.get("resourceVersion", ""))
+    reviews = tuple(webhook.get("conversionReviewVersions") or ())
+    return Conversion(tenant, identity, webhook["clientConfig"], reviews, {})
+
+
+def _schema_of(version: Object) -> Object | None:
+    return (version.get("schema") or {}).get("openAPIV3Schema")
+
+
 def _resource(
-    obj: Object, version: Object, names: Object, scope: Scope, storage: str | None
-) -> Resource:
+    obj: Object, version: Object, names: Object, scope: Scope, form: Form | None,
+    stored: Object | None,
+) -> Resource:  # fmt: skip
+    """stored: the schema of what is stored, when that may look different."""
     spec = obj["spec"]
     group, name = spec["group"], version["name"]
-    openapi = (version.get("schema") or {}).get("openAPIV3Schema")
+    openapi = _schema_of(version)
     schema = compiled(openapi)
     sub = version.get("subresources") or {}
     scale = sub.get("scale")
@@ -139,15 +194,6 @@ def _resource(
         custom.warning = version.get("deprecationWarning") or (
             f"{group}/{name} {names['kind']} is deprecated"
         )
-    form = None
-    if storage is not None:
-        turn = _as_version
-        if (spec.get("conversion") or {}).get("strategy") == "Webhook" and name != storage:
-            turn = _not_converted
-        form = Form(
-            obj["metadata"]["name"], f"{group}/{storage}",
-            partial(turn, f"{group}/{name}"), partial(turn, f"{group}/{storage}"),
-        )  # fmt: skip
     resource = Resource(
         group, name, names["plural"], names["kind"],
         names.get("singular") or names["kind"].lower(), scope, "",
@@ -158,7 +204,8 @@ def _resource(
         },
         has_generation=True, form=form, custom=custom,
     )  # fmt: skip
-    custom.rules = CustomRules(resource, schema)
+    # Verbs work on objects as they are stored.
+    custom.rules = CustomRules(resource, schema if stored is None else compiled(stored))
     return resource
 
 
@@ -166,13 +213,6 @@ def _as_version(api_version: str, obj: Object) -> Object:
     """Conversion None: the same, under another apiVersion."""
     obj["apiVersion"] = api_version
     return obj
-
-
-def _not_converted(api_version: str, obj: Object) -> Object:
-    raise errors.Internal(
-        f"conversion webhook for {obj.get('apiVersion')}, Kind={obj.get('kind')} failed:"
-        f" objects are not converted to {api_version} here yet"
-    )
 
 
 _RANK = {"": 3, "beta": 2, "alpha": 1}

@@ -250,7 +250,11 @@ def complete(partition: Partition, call: Call, resource: Resource, obj: Object) 
                 f' account {call.namespace}/{name}: serviceaccount "{name}" not found'
             )
         account = {}  # It comes with its namespace, a moment later.
-    service_account.mount(obj, account)
+    attempt, suffix = partition.hooks.attempt, obj["metadata"]["uid"][-5:]
+    if attempt is not None:
+        # The same each time: the object must stay what was agreed to.
+        suffix = attempt.suffix = attempt.suffix or suffix
+    service_account.mount(obj, account, suffix)
 
 
 def validate(

@@ -37,9 +37,9 @@ def apply(pod: Object) -> None:
     spec["serviceAccountName"] = spec["serviceAccount"] = name
 
 
-def mount(pod: Object, account: Object) -> None:
+def mount(pod: Object, account: Object, suffix: str) -> None:
     """The account's token where clients in containers look for it, unless the pod or its account
-    says not to. 1.5 us."""
+    says not to. suffix: of the volume's name; the end of a uid is as good as any dice. 1.5 us."""
     spec = pod["spec"]
     if not spec.get("imagePullSecrets") and account.get("imagePullSecrets"):
         spec["imagePullSecrets"] = account["imagePullSecrets"]
@@ -56,8 +56,7 @@ def mount(pod: Object, account: Object) -> None:
             break
     there, mounted = bool(name), False
     if not there:
-        # The end of a uid is as good as any dice.
-        name = VOLUME_PREFIX + pod["metadata"]["uid"][-5:]
+        name = VOLUME_PREFIX + suffix
     for key in ("initContainers", "containers"):
         for container in spec.get(key) or ():
             mounts = container.get("volumeMounts") or []

@@ -12,6 +12,7 @@ from arktos_ray.api.calls import Call, Reply
 from arktos_ray.api.custom import paths
 from arktos_ray.api.scheme import Resource
 from arktos_ray.apiserver.admission.matching import UPDATE
+from arktos_ray.apiserver.conversions import converts, opened
 from arktos_ray.apiserver.partition import (
     MODIFIED,
     Object,
@@ -21,9 +22,11 @@ from arktos_ray.apiserver.partition import (
     key_of,
     not_found,
     reply_with,
+    sent_form,
 )
 from arktos_ray.apiserver.verbs import patch as patching
 from arktos_ray.apiserver.verbs.update import replace
+from arktos_ray.store.records import Record
 
 _SCHEMA = "k8s.io.api.autoscaling.v1.Scale"
 _REPLICAS_MAX = 2**31 - 1
@@ -68,13 +71,13 @@ def get_scale(partition: Partition, call: Call, resource: Resource) -> Reply:
     record = partition.store.get(resource.gvr, key_of(call).path())
     if record is None:
         raise not_found(resource, call.name)
-    return reply_with(200, scale_of(resource, record.decode()))
+    return reply_with(200, scale_of(resource, _shown(resource, record)))
 
 
 def update_scale(partition: Partition, call: Call, resource: Resource) -> Reply:
     record = partition.latest(resource, call)
-    old = record.decode()
-    current = scale_of(resource, old)
+    old = opened(resource, record)
+    current = scale_of(resource, _shown(resource, record))
     if call.verb == "patch":
         form = call.content_type.partition(";")[0].strip()
         try:
@@ -104,14 +107,29 @@ def update_scale(partition: Partition, call: Call, resource: Resource) -> Reply:
             f'Scale.autoscaling "{call.name}" is invalid: spec.replicas: Invalid value: '
             f"{replicas!r}: must be greater than or equal to 0"
         )
-    new = record.decode()
+    new = _shown(resource, record)
     where = ("spec", "replicas") if resource.custom is None else resource.custom.scale.replicas
     paths.put(new, where, replicas)
     plain = Call(
         "update", call.gvr, call.tenant, call.namespace, call.name, "", call.options, b"",
         call.content_type, "", call.user, call.user_agent,
     )  # fmt: skip
+    if converts(resource):
+        new = sent_form(plain, resource, new, lambda: record)
     reply = replace(
         partition, plain, resource, record, old, new, is_dry_run(call), (), reviewed=True
     )
-    return reply_with(200, scale_of(resource, orjson.loads(reply.body)), reply.warnings)
+    made = orjson.loads(reply.body)
+    if converts(resource):
+        # It is stored in a version that may have replicas elsewhere.
+        done = _scale(made["metadata"], replicas, current["status"])
+    else:
+        done = scale_of(resource, made)
+    return reply_with(200, done, reply.warnings)
+
+
+def _shown(resource: Resource, record: Record) -> Object:
+    """In the version whose paths say where the replicas are. Raises Unconverted."""
+    if not converts(resource) or resource.form is None:
+        return record.decode()
+    return resource.form.from_stored(record.decode())

@@ -162,10 +162,16 @@ def agree(call: Call, resource: Resource, meta: dict[str, Any]) -> None:
 
 def _generate(partition: Partition, call: Call, resource: Resource, prefix: str) -> str:
     prefix = prefix[:_GENERATED_PREFIX_MAX]
+    attempt = partition.hooks.attempt
     for _ in range(_GENERATE_TRIES):
         name = prefix + partition.ids.suffix()
+        if attempt is not None:
+            # The same each time: what was said of the object was said of this name.
+            name, attempt.name = attempt.name or name, ""
         key = names.Key(call.tenant, call.namespace, name)
         if partition.store.latest(resource.gvr, key.path()) is None:
+            if attempt is not None:
+                attempt.name = name
             return name
     raise already_exists(resource, name)
 

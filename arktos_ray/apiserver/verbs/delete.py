@@ -17,6 +17,7 @@ from arktos_ray.api.names import Key
 from arktos_ray.api.scheme import DEFINITIONS, Resource
 from arktos_ray.apiserver import admission
 from arktos_ray.apiserver.admission.matching import DELETE
+from arktos_ray.apiserver.conversions import converts
 from arktos_ray.apiserver.hooks import Apart
 from arktos_ray.apiserver.partition import (
     Object,
@@ -54,7 +55,7 @@ def delete(partition: Partition, call: Call, resource: Resource) -> Reply:
     partition.hooks.delete(partition, call, resource, obj, record.revision)
     admission.validate(partition, call, resource, None, obj)
     left = delete_one(partition, resource, key_of(call), record, obj, options, dry_run)
-    if left is not None:
+    if left is not None and not converts(resource):
         return reply_with(200, left)
     if resource.gvr in _RETURNS_OBJECT:
         return reply_with(200, obj)
@@ -127,7 +128,7 @@ def deletecollection(partition: Partition, call: Call, resource: Resource) -> Re
     options = codec.decode_options(call.body, call.content_type)
     _query_options(call, options)
     dry_run = is_dry_run(call, options)
-    if partition.hooks.concerns(call.tenant, DELETE, resource):
+    if partition.hooks.concerns(call.tenant, DELETE, resource) or converts(resource):
         raise Apart
     bodies: list[bytes] = []
     for record in selected(partition, call, resource):

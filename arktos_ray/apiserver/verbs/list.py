@@ -21,6 +21,7 @@ from arktos_ray.api.calls import Call, LongReply, Reply
 from arktos_ray.api.custom import UNKNOWN
 from arktos_ray.api.names import ALL_TENANTS, SYSTEM_TENANT
 from arktos_ray.api.scheme import DEFINITIONS, Resource
+from arktos_ray.apiserver.conversions import BATCH_OBJECTS, converts
 from arktos_ray.apiserver.partition import Partition, shown
 from arktos_ray.apiserver.turns import SLICE_US
 from arktos_ray.apiserver.views import view_of
@@ -39,7 +40,10 @@ _ANSWERS_MAX = 20_000
 _ANOTHER = "/"
 
 
-async def list_objects(partition: Partition, call: Call, resource: Resource) -> Reply:
+async def list_objects(
+    partition: Partition, call: Call, resource: Resource, *, alone: bool = False
+) -> Reply:
+    """alone: nobody waits behind it, so it may wait for a webhook; else it raises Unconverted."""
     options = call.options
     match = matcher(call, resource)
     limit = number_of(options, "limit")
@@ -92,11 +96,13 @@ async def list_objects(partition: Partition, call: Call, resource: Resource) -> 
     meta: dict[str, Any] = {"resourceVersion": str(revision)}
     if store.reshaped and options.get("moves") and call.user.trusted:
         meta["moves"] = moves_of(partition)
-    if match is None:
+    if converts(resource) and not (call.accept == "PartialObjectMetadata" and match is None):
+        chosen = await _converted(partition, call, resource, match, records, limit, alone)
+    elif match is None:
         chosen = records
     else:
         chosen = await _matching(partition, call, match, records, limit)
-    if resource.gvr == DEFINITIONS and not after and _sees_forced(call):
+    if resource.gvr == DEFINITIONS and not after and sees_forced(call):
         # Whatever the caller selects (spec/multitenancy.md 9).
         chosen = [*partition.customs.forced(), *chosen]
     if limit and len(chosen) > limit:
@@ -108,7 +114,7 @@ async def list_objects(partition: Partition, call: Call, resource: Resource) -> 
     return await _reply(partition, call, resource, chosen, meta)
 
 
-def _sees_forced(call: Call) -> bool:
+def sees_forced(call: Call) -> bool:
     return not call.user.trusted and call.tenant not in ("", ALL_TENANTS, SYSTEM_TENANT)
 
 
@@ -123,6 +129,25 @@ async def _matching(
         chosen += [r for r in records[start : start + _MATCHED] if match(r)]
         if limit and len(chosen) > limit:
             break
+    return chosen
+
+
+async def _converted(
+    partition: Partition, call: Call, resource: Resource, match: Matcher | None,
+    records: Sequence[Record], limit: int, alone: bool,
+) -> list[Record]:  # fmt: skip
+    """The same, in the version that is asked for: a webhook may be asked."""
+    chosen: list[Record] = []
+    size = min(limit + 1, BATCH_OBJECTS) if limit and match is None else BATCH_OBJECTS
+    for start in range(0, len(records), size):
+        await partition.turns.take(call, SLICE_US)
+        some = await partition.conversions.records(
+            resource, records[start : start + size], wait=alone
+        )
+        chosen += some if match is None else [r for r in some if match(r)]
+        if limit and len(chosen) > limit:
+            # What is beyond the page counts, but is not looked at.
+            return chosen if match is not None else [*chosen, *records[len(chosen) :]]
     return chosen
 
 

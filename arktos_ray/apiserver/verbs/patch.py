@@ -14,13 +14,13 @@ from arktos_ray.api import patch as patches
 from arktos_ray.api.calls import Call, Reply
 from arktos_ray.api.scheme import DEFINITIONS, Resource
 from arktos_ray.apiserver import authz
+from arktos_ray.apiserver.conversions import opened
 from arktos_ray.apiserver.partition import (
     Partition,
-    copied,
     is_dry_run,
     key_of,
     not_found,
-    stored_form,
+    sent_form,
     walked,
 )
 from arktos_ray.apiserver.verbs import create as creating
@@ -51,7 +51,7 @@ def patch(partition: Partition, call: Call, resource: Resource) -> Reply:
     if form == APPLY_PATCH:
         return _apply(partition, call, resource, dry_run)
     record = partition.latest(resource, call)
-    old = record.decode()
+    old = opened(resource, record)
     if _is_report(call, resource, form):
         # What an update of status may not touch is the old one's anyway: not decoded twice.
         new = _patched(form, {**old, "metadata": {**old["metadata"]}}, call.body, resource, True)
@@ -64,7 +64,7 @@ def patch(partition: Partition, call: Call, resource: Resource) -> Reply:
     if not call.user.trusted:
         decoded = codec.validate(new, resource, call.options.get("fieldValidation", "Warn"))
         new, warnings = decoded.obj, decoded.warnings
-    new = stored_form(resource, new)
+    new = sent_form(call, resource, new, lambda: record)
     return replace(partition, call, resource, record, old, new, dry_run, warnings)
 
 
@@ -103,21 +103,21 @@ def _apply(partition: Partition, call: Call, resource: Resource, dry_run: bool) 
     config = decoded.obj
     force = call.options.get("force", "").lower() in ("true", "1")
     record = partition.store.latest(resource.gvr, key_of(call).path())
-    old = None if record is None else record.decode()
+    old = None if record is None else opened(resource, record)
     if record is not None and config.get("metadata", {}).get("uid", "") not in (
         "", old["metadata"]["uid"] if old else "",
     ):  # fmt: skip
         raise errors.Conflict("uid mismatch: the object was replaced by another of the same name")
     now = partition.now()
     live = old
-    if old is not None and resource.form is not None:
-        live = resource.form.from_stored(copied(old))
+    if record is not None and resource.form is not None:
+        live = resource.form.from_stored(record.decode())
     new = apply.apply(
         live, config, manager, force, resource.api_version, now, call.subresource,
         walked(resource),
         has_status=resource.custom is None or "status" in resource.subresources,
     )  # fmt: skip
-    new = stored_form(resource, new)
+    new = sent_form(call, resource, new, None if record is None else lambda: record)
     if record is not None and old is not None:
         return replace(
             partition, call, resource, record, old, new, dry_run, decoded.warnings, applied=True

@@ -9,6 +9,7 @@ from arktos_ray.api import errors, kinds
 from arktos_ray.api.calls import Call, Reply
 from arktos_ray.api.scheme import DEFINITIONS, Resource
 from arktos_ray.apiserver import admission
+from arktos_ray.apiserver.conversions import is_behind, opened
 from arktos_ray.apiserver.partition import (
     MODIFIED,
     Object,
@@ -28,9 +29,10 @@ def update(partition: Partition, call: Call, resource: Resource) -> Reply:
     dry_run = is_dry_run(call)
     if resource.gvr == DEFINITIONS:
         partition.customs.check_change(call, call.name)
-    new, warnings = body_of(call, resource)
+    new, warnings = body_of(call, resource, lambda: partition.latest(resource, call))
     record = partition.latest(resource, call)
-    return replace(partition, call, resource, record, record.decode(), new, dry_run, warnings)
+    old = opened(resource, record)
+    return replace(partition, call, resource, record, old, new, dry_run, warnings)
 
 
 def replace(
@@ -65,7 +67,7 @@ def replace(
     if not reviewed:
         partition.hooks.validate(partition, call, resource, new, old)
     admission.validate(partition, call, resource, new, old)
-    if new == old:
+    if new == old and not is_behind(resource, record):
         return reply_with(200, record, warnings)
     key = key_of(call)
     if is_finished(new):

@@ -15,8 +15,9 @@ from arktos_ray.api import errors, selectors
 from arktos_ray.api.calls import ADDED, BOOKMARK, DELETED, MODIFIED, Call, WatchEvent
 from arktos_ray.api.lanes import cost_of
 from arktos_ray.api.names import ALL_TENANTS
-from arktos_ray.api.scheme import Resource
+from arktos_ray.api.scheme import DEFINITIONS, Resource
 from arktos_ray.apiserver import authz
+from arktos_ray.apiserver.conversions import converts
 from arktos_ray.apiserver.partition import Partition, shown
 from arktos_ray.apiserver.turns import SLICE_US
 from arktos_ray.apiserver.verbs.list import (
@@ -27,6 +28,7 @@ from arktos_ray.apiserver.verbs.list import (
     moves_of,
     rendered_table,
     revision_of,
+    sees_forced,
 )
 from arktos_ray.apiserver.views import view_of
 from arktos_ray.store.moving import Step
@@ -58,6 +60,10 @@ class Watch:
         self._match = matcher(call, resource)
         self._prefix = _prefix(call)
         self._view = view_of(call)
+        self._shows_forced = resource.gvr == DEFINITIONS and sees_forced(call)
+        self._told_forced: dict[str, Record] = {}
+        # Metadata is what it was in any version.
+        self._converts = converts(resource) and call.accept != "PartialObjectMetadata"
         self._row = None if self._view is None else self._view.body
         self._subscription: Subscription | None = None
         self._judged_by = self._rights_now()
@@ -106,7 +112,7 @@ class Watch:
         Forbidden when the right to watch is withdrawn."""
         call, store, turns = self._call, self._partition.store, self._partition.turns
         await turns.take(call, cost_of(call))
-        options = call.options
+        options, customs = call.options, self._partition.customs
         start = revision_of(options)
         initial = options.get("sendInitialEvents", "").lower()
         wants_initial = initial in ("true", "1")
@@ -128,10 +134,15 @@ class Watch:
             start = store.revision
             state = list(store.table(gvr).range(self._prefix))
         step = _VIEW_PIECE if self._merges else CATCH_UP_CHANGES_MAX
+        forced = self._forced(start, from_state) if self._shows_forced else []
         subscription = store.subscribe(gvr, self._scope(), start, self._moves, step)
         self._subscription = subscription
         progress = bool(options.get("progress"))
         try:
+            if self._shows_forced:
+                customs.on_forced[subscription.ask_progress] = None
+                if forced:
+                    yield forced
             if from_state:
                 if self._moves and store.reshaped:
                     yield [WatchEvent(BOOKMARK, 0, "", orjson.dumps(moves_of(self._partition)))]
@@ -150,7 +161,13 @@ class Watch:
                 self._check_allowed()
                 if self._is_outdated():
                     return  # In order: it goes on where it was, with the definition as it is now.
-                events = self._translate(subscription.next_nowait())
+                changes = subscription.next_nowait()
+                if self._converts:
+                    changes = await self._converted(changes)
+                    self._check_allowed()
+                events = self._translate(changes)
+                if self._shows_forced:
+                    events += self._forced_changes(subscription.position)
                 late = self._view is not None and self._is_late(bool(events))
                 if (progress or late) and (
                     not events or events[-1].revision < subscription.position
@@ -159,8 +176,53 @@ class Watch:
                 if events:
                     yield events
         finally:
+            customs.on_forced.pop(subscription.ask_progress, None)
             subscription.close()
             self._subscription = None
+
+    # Definitions that are everybody's, in a tenant's watch of definitions. They are written in
+    # another partition, so an event of one has the place in this watch where it was heard of.
+
+    def _forced(self, start: int, from_state: bool) -> list[WatchEvent]:
+        """Of the state; or what changed since. Raises Expired when that cannot be said."""
+        customs = self._partition.customs
+        if not customs.synced:
+            raise errors.Unavailable("which kinds are everybody's is not known here yet; try again")
+        if not from_state and start < customs.unforced_at:
+            raise errors.Expired(f"too old resource version: {start} ({customs.unforced_at})")
+        self._told_forced = {record.path: record for record in customs.forced()}
+        return [
+            self._event(ADDED, record, start)
+            for record in self._told_forced.values()
+            if (from_state or record.revision > start) and self._takes(record)
+        ]
+
+    def _forced_changes(self, revision: int) -> list[WatchEvent]:
+        told = self._told_forced
+        now = {record.path: record for record in self._partition.customs.forced()}
+        if now == told:
+            return []
+        self._told_forced = now
+        changes = [
+            Change(record, told.get(path))
+            for path, record in now.items()
+            if told.get(path) is not record
+        ]
+        changes += [
+            Change(encode(revision, path, record.decode(), deleted=True), record)
+            for path, record in told.items()
+            if path not in now
+        ]
+        match = self._match
+        return [
+            self._event(kind, change.record, revision)
+            for change in changes
+            for kind in (_seen_as(change.record, change.previous, match),)
+            if kind is not None
+        ]
+
+    def _takes(self, record: Record) -> bool:
+        return self._match is None or self._match(record)
 
     def _is_outdated(self) -> bool:
         """Whether the kind is not what it was when this began."""
@@ -192,13 +254,38 @@ class Watch:
             if i:
                 await self._partition.turns.take(self._call, SLICE_US)
                 self._check_allowed()
-            piece = [
-                self._event(ADDED, r, r.revision)
-                for r in state[i : i + size]
-                if match is None or match(r)
-            ]
+            some = state[i : i + size]
+            if self._converts:
+                some = await self._partition.conversions.records(self._resource, some)
+                self._check_allowed()
+            piece = [self._event(ADDED, r, r.revision) for r in some if match is None or match(r)]
             if piece:
                 yield piece
+
+    async def _converted(self, changes: Sequence[Change | Step]) -> list[Change | Step]:
+        """In the version that is asked for, where a webhook may have to be asked."""
+        records = [record for change in changes for record in self._needed(change)]
+        turned = iter(await self._partition.conversions.records(self._resource, records))
+        found: list[Change | Step] = []
+        for change in changes:
+            mine = [next(turned) for _ in self._needed(change)]
+            if isinstance(change, Step):
+                found.append(change._replace(records=mine))
+            elif mine:
+                was = mine[1] if len(mine) > 1 else change.previous
+                found.append(Change(mine[0], was))
+            else:
+                found.append(change)
+        return found
+
+    def _needed(self, change: Change | Step) -> Sequence[Record]:
+        """What of it is shown, or asked whether it matches."""
+        if isinstance(change, Step):
+            return change.records
+        record, previous = change
+        if self._prefix and not record.path.startswith(self._prefix):
+            return ()
+        return (record,) if previous is None or self._match is None else (record, previous)
 
     def _scope(self) -> Scope:
         call = self._call

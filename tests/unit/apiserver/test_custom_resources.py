@@ -14,6 +14,7 @@ from arktos_ray.api.calls import BOOKMARK, Reply, User
 from arktos_ray.api.custom import names
 from arktos_ray.api.custom.described import unpacked
 from arktos_ray.apiserver import customs
+from arktos_ray.testing.fakes import settle
 from tests.unit.apiserver.acme_world import ADMIN, Acme, Object, acme
 from tests.unit.apiserver.widgets import AS, DEFINITIONS, GVR, definition, version, widget
 
@@ -338,6 +339,57 @@ def test_what_is_everybodys_is_not_guessed_before_it_is_known() -> None:
         customs.told(body, None)
         await bad(world, 404, "list", GVR)
         await define(world)
+
+    acme(story)
+
+
+def test_a_tenants_watch_of_definitions_shows_those_that_are_everybodys() -> None:
+    async def story(world: Acme) -> None:
+        body = await define(world, definition(forced=True), "system")
+        call = world.call("watch", DEFINITIONS, at=TENANT)
+        events = world.part.watch(call)
+
+        async def told(watch: Any = events) -> list[tuple[str, str, str]]:
+            async with asyncio.timeout(5):
+                return [
+                    (e.type, o["metadata"]["name"], o["metadata"].get("labels", {}).get("a", ""))
+                    for e in await anext(watch)
+                    for o in (orjson.loads(e.body),)
+                    if o["metadata"]["name"] != networks.NETWORKS
+                ]
+
+        assert await told() == [("ADDED", GVR, "")]
+        await define(world, definition("gadgets", "Gadget"))
+        assert await told() == [("ADDED", "gadgets.example.com", "")]
+        start = (await world.ok("list", DEFINITIONS, at=TENANT))["metadata"]["resourceVersion"]
+        body["metadata"]["labels"]["a"] = "b"
+        await world.ok("update", DEFINITIONS, body, at=("system", "", GVR), user=ADMIN)
+        assert await told() == [("MODIFIED", GVR, "b")]
+
+        # Who was away meanwhile is told, or lists again.
+        def resumed() -> Any:
+            return world.part.watch(
+                world.call("watch", DEFINITIONS, at=TENANT, resourceVersion=start)
+            )
+
+        again = resumed()
+        assert await told(again) == [("ADDED", GVR, "b")]
+        await again.aclose()
+        body["metadata"] = {"name": GVR}
+        await world.ok("update", DEFINITIONS, body, at=("system", "", GVR), user=ADMIN)
+        assert await told() == [("DELETED", GVR, "b")]
+        with pytest.raises(errors.Expired):
+            await anext(resumed())
+        start = (await world.ok("list", DEFINITIONS, at=TENANT))["metadata"]["resourceVersion"]
+        again = resumed()
+        waiting = asyncio.ensure_future(told(again))
+        await asyncio.sleep(0)
+        await define(world, definition("things", "Thing"))
+        assert await waiting == [("ADDED", "things.example.com", "")]
+        await events.aclose()  # type: ignore[attr-defined]
+        await again.aclose()
+        await settle()
+        assert not world.part.server.partition.customs.on_forced
 
     acme(story)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import orjson
 import pytest
 from acme_world import ACME, ADMIN, Acme, acme
 from hypothesis import HealthCheck, given, settings
@@ -344,3 +345,29 @@ def test_a_policy_has_no_more_expressions_than_others_can_wait_for() -> None:
         assert "those of one object have at most 65536" in said
 
     acme(story)
+
+
+def test_what_a_policy_notes_travels_with_the_answer() -> None:
+    async def run(w: Acme) -> None:
+        await install(
+            w,
+            policy("false", "1 > 2", name="p",
+                   auditAnnotations=[{"key": "k", "valueExpression": "object.metadata.name"}]),
+            binding("Audit"),
+        )  # fmt: skip
+        reply = await w.reply("create", "configmaps", config())
+        assert reply.ok
+        notes = dict(reply.notes)
+        assert notes["p/k"] == "c"
+        failures = orjson.loads(notes["validation.policy.admission.k8s.io/validation_failure"])
+        assert [one["expressionIndex"] for one in failures] == [0, 1]
+        assert failures[0]["validationActions"] == ["Audit"]
+        # Also with a refusal; and only with its own.
+        await install(w, binding("Deny", name="hard"))
+        denied, other = await w.part.call(
+            [w.call("create", "configmaps", config("d")), w.call("get", "configmaps", name="x")]
+        )
+        assert (denied.code, dict(denied.notes)["p/k"]) == (422, "d")
+        assert (other.code, other.notes) == (404, ())
+
+    story(run)

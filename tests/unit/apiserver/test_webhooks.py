@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -15,6 +17,8 @@ from widgets import AS, DEFINITIONS, GVR, definition, version, widget
 from arktos_ray.api import errors
 from arktos_ray.api.calls import Call, Reply, User
 from arktos_ray.apiserver.targets import Target, Unreachable
+from arktos_ray.apiserver.tokens import Tokens
+from arktos_ray.base.signing import TokenKeys, ensure_keys
 from arktos_ray.testing.fakes import settle
 
 Object = dict[str, Any]
@@ -777,5 +781,33 @@ def test_custom_objects_are_asked_about_like_all_others() -> None:
         assert "exceeded quota: q, requested: count/widgets.example.com=1" in refusal
         h.fake.hooks["a"] = patching("/spec/size", 0)  # type: ignore[arg-type]
         await h.fails(422, "create", GVR, widget("third"))
+
+    hooked(story)
+
+
+def test_what_a_webhook_notes_travels_with_the_answer() -> None:
+    async def story(h: Hooked) -> None:
+        await h.install("validating", hook("a"))
+        said = {"team": "blue", "long": "x" * 100_000}
+        h.fake.hooks["a"] = lambda review: answer(review, auditAnnotations=said)
+        reply = await h.reply("create", "configmaps", config())
+        assert reply.notes == (("a.acme.example/team", "blue"),)
+        h.fake.hooks["a"] = lambda review: answer(review, False, auditAnnotations={"team": "red"})
+        reply = await h.reply("create", "configmaps", config("d"))
+        assert (reply.ok, reply.notes) == (False, (("a.acme.example/team", "red"),))
+
+    hooked(story)
+
+
+def test_a_pod_that_gets_a_token_is_agreed_to_once(tmp_path: Path) -> None:
+    ensure_keys(tmp_path, datetime(2026, 1, 2, tzinfo=UTC))
+
+    async def story(h: Hooked) -> None:
+        h.w.part.server.partition.tokens = Tokens(TokenKeys(tmp_path), ca=b"the CA")
+        await h.install("validating", hook("a", "pods"))
+        h.fake.hooks["a"] = answer
+        made = await h.ok("create", "pods", pod())
+        [(_, request)] = h.fake.asked
+        assert request["object"]["spec"]["volumes"] == made["spec"]["volumes"]
 
     hooked(story)

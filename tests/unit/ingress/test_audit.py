@@ -424,3 +424,19 @@ def test_calls_from_the_inside_are_in_it_as_the_requests_that_they_stand_for(
             assert log.audit.begin_call(ours, 0.0) is None
 
     run(story())
+
+
+def test_what_policies_and_webhooks_note_is_in_it_but_not_of_secrets(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with logging(tmp_path, {"level": "Metadata"}) as log:
+            user = User("bob", "acme")
+            for gvr in ("configmaps", "secrets"):
+                trail = log.audit.begin_call(Call("create", gvr, "acme", "n", user=user), 0.0)
+                assert trail is not None
+                sent = Reply(201, b"{}", notes=(("p/key", "it said so"),))
+                log.audit.answered(trail, Reply.unpack(sent.pack()))
+            noted, secret = await log.events()
+            assert noted["annotations"]["p/key"] == "it said so"
+            assert "p/key" not in secret["annotations"]
+
+    run(story())

@@ -62,8 +62,7 @@ def test_every_container_finds_the_token_unless_it_has_something_there() -> None
     own = {"name": "x", "mountPath": service_account.MOUNT_PATH}
     obj = pod(containers=[{"name": "a"}, {"name": "b", "volumeMounts": [own]}],
               initContainers=[{"name": "i"}])  # fmt: skip
-    obj["metadata"]["uid"] = "12345678-1234-1234-1234-1234567abcde"
-    service_account.mount(obj, {})
+    service_account.mount(obj, {}, "abcde")
     mounted = {"name": "kube-api-access-abcde", "readOnly": True,
                "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"}  # fmt: skip
     [a, b] = obj["spec"]["containers"]
@@ -76,7 +75,7 @@ def test_every_container_finds_the_token_unless_it_has_something_there() -> None
         "serviceAccountToken", "configMap", "downwardAPI",
     ]  # fmt: skip
     again = {"metadata": {}, "spec": {**obj["spec"]}}
-    service_account.mount(again, {})
+    service_account.mount(again, {}, "other")
     assert again["spec"]["volumes"] == [volume]
 
 
@@ -91,11 +90,10 @@ def test_a_pod_or_its_account_may_do_without_a_token(
     of_pod: bool | None, of_account: bool | None, mounted: bool
 ) -> None:
     obj = pod(containers=[{"name": "a"}])
-    obj["metadata"]["uid"] = "1"
     if of_pod is not None:
         obj["spec"]["automountServiceAccountToken"] = of_pod
     account = {} if of_account is None else {"automountServiceAccountToken": of_account}
-    service_account.mount(obj, {**account, "imagePullSecrets": [{"name": "s"}]})
+    service_account.mount(obj, {**account, "imagePullSecrets": [{"name": "s"}]}, "x")
     assert ("volumes" in obj["spec"]) == mounted
     assert obj["spec"]["imagePullSecrets"] == [{"name": "s"}]
 
