@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import queue
 import threading
@@ -58,9 +59,8 @@ class Audit:
     ) -> None:  # fmt: skip
         self._policy, self._files, self._clock = policy, files, clock
         self.blocking = blocking
-        # Ids are a prefix of this process and a number: a tenth of what a UUID each costs.
-        uid = ids.uid()
-        self._prefix, self._number = uid[:24], 0
+        # Ids are told to clients: a number that grows would tell each how busy the others are.
+        self._key, self._number = ids.uid().encode(), 0
         self._pending: list[Trail] = []
         self._pending_bytes = 0
         self._flushing: asyncio.TimerHandle | None = None
@@ -98,11 +98,16 @@ class Audit:
         rule = self._policy.rule_for(asked)
         if rule.level == audit_policy.NONE:
             return None
-        self._number += 1
         return Trail(
-            f"{self._prefix}{self._number:012x}", rule, method, raw_path, path, call, user,
+            self._next_id(), rule, method, raw_path, path, call, user,
             None if as_user is user else as_user, self._clock.now(), start, peer, forwarded, agent,
         )  # fmt: skip
+
+    def _next_id(self) -> str:
+        """1.5 us, a third of what a UUID costs."""
+        self._number += 1
+        h = hashlib.blake2b(self._number.to_bytes(8), digest_size=16, key=self._key).hexdigest()
+        return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
 
     def begin_call(self, call: Call, start: float) -> Trail | None:
         """The same of a call that did not come over HTTP, but from a program that is inside."""

@@ -440,3 +440,17 @@ def test_what_policies_and_webhooks_note_is_in_it_but_not_of_secrets(tmp_path: P
             assert "p/key" not in secret["annotations"]
 
     run(story())
+
+
+def test_the_id_of_a_request_does_not_say_how_many_others_there_were(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with logging(tmp_path) as log:
+            told = []
+            for _ in range(20):
+                _, _, headers = await log.say("GET", "/api/v1/pods", token="bob")
+                told.append(headers["Audit-Id"])
+            parts = [[one[at:to] for one in told] for at, to in ((0, 18), (19, 36))]
+            assert all(len(set(part)) == 20 for part in parts)
+            assert sorted(told) != told
+
+    run(story())
