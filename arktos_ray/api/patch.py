@@ -6,6 +6,7 @@ that defaulting the result cannot change the live object. Server-side apply is i
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from arktos_ray.api import schemas
@@ -336,7 +337,8 @@ def _merge_map(original: Object, patch: Object, message: schemas.Message | None)
             if not isinstance(value, list):
                 raise BadRequest("invalid patch format of primitive list")
             if isinstance(original.get(key), list):
-                original[key] = [item for item in original[key] if item not in value]
+                gone = _Seen(value)
+                original[key] = [item for item in original[key] if item not in gone]
         elif value is None:
             original.pop(key, None)
         else:
@@ -392,9 +394,10 @@ def _retain_keys(original: Object, patch: Object) -> None:
     keys = patch.pop(_RETAIN)
     if not isinstance(keys, list):
         raise BadRequest("invalid patch format of retainKeys")
-    if any(key not in keys for key in patch if not key.startswith((_ORDER, _DELETE))):
+    kept = {key for key in keys if isinstance(key, str)}
+    if any(key not in kept for key in patch if not key.startswith((_ORDER, _DELETE))):
         raise BadRequest("invalid patch format of retainKeys")
-    for key in [key for key in original if key not in keys]:
+    for key in [key for key in original if key not in kept]:
         del original[key]
 
 
@@ -455,9 +458,10 @@ def _merge_list(original: list[Json], patch: list[Json], field: schemas.Field) -
     if not original and not patch:
         return original
     if not isinstance((original or patch)[0], dict):
-        merged = list(original)
+        merged, known = list(original), _Seen(original)
         for item in patch:
-            if item not in merged:
+            if item not in known:
+                known.add(item)
                 merged.append(item)
         return _in_order(merged, patch, original, "")
 
@@ -484,21 +488,38 @@ def _obey_directives(
 ) -> tuple[list[Json], list[Json], bool]:
     """(original without what `$patch: delete` names, the other items, whether they replace)."""
     items: list[Json] = []
-    replaces = False
+    gone, replaces = _Seen(()), False
     for item in patch:
         directive = item.get(_DIRECTIVE)
         if directive is None:
             items.append(item)
         elif directive == "delete":
-            gone = _identity(item, merge_key)
-            original = [one for one in original if one.get(merge_key) != gone]
+            gone.add(_identity(item, merge_key))
         elif directive == "replace":
             replaces = True
         elif directive == "merge":
             items.append(item)
         else:
             raise BadRequest(f"unknown patch type: {directive}")
+    if gone:
+        original = [one for one in original if one.get(merge_key) not in gone]
     return original, items, replaces
+
+
+class _Seen:
+    """JSON values, found in one step however many there are: lists of strangers may be long."""
+
+    def __init__(self, values: Iterable[Json]) -> None:
+        self._known = {repr(value) for value in values}
+
+    def __contains__(self, value: Json) -> bool:
+        return repr(value) in self._known
+
+    def __bool__(self) -> bool:
+        return bool(self._known)
+
+    def add(self, value: Json) -> None:
+        self._known.add(repr(value))
 
 
 def _in_order(

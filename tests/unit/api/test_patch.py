@@ -328,3 +328,34 @@ def test_a_json_patch_does_not_shift_a_long_list_ten_thousand_times() -> None:
             patch.json_patch(doc, change * 1_000)
     at_the_end = [{"op": "add", "path": "/a/-", "value": 1}] * 10_000
     assert len(patch.json_patch(doc, at_the_end)["a"]) == 210_000
+
+
+class Counting(str):
+    """A string that counts how often it is compared."""
+
+    compared = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        Counting.compared += 1
+        return str.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        Counting.compared += 1
+        return str.__ne__(self, other)
+
+
+def test_a_strategic_merge_compares_no_item_with_every_other() -> None:
+    n = 300
+    names = [Counting(f"c{i}") for i in range(n)]
+    pod = {"spec": {"containers": [{"name": name, "image": "i"} for name in names]}}
+    gone = [{"name": name, "$patch": "delete"} for name in names]
+    held: Any = {"metadata": {"finalizers": list(names)}}
+    more: Any = {"metadata": {"finalizers": [Counting(f"d{i}") for i in range(n)]}}
+    less: Any = {"metadata": {"$deleteFromPrimitiveList/finalizers": list(names)}}
+    Counting.compared = 0
+    merged = patch.strategic_merge(pod, {"spec": {"containers": gone}}, POD)
+    assert merged["spec"]["containers"] == []
+    assert len(patch.strategic_merge(held, more, POD)["metadata"]["finalizers"]) == 2 * n
+    assert patch.strategic_merge(held, less, POD)["metadata"]["finalizers"] == []
+    assert Counting.compared < 20 * n
