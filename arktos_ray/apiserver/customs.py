@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+import orjson
+
 from arktos_ray.api import custom, errors, kinds, scheme
 from arktos_ray.api.calls import Call
 from arktos_ray.api.custom import Definition, names, paths, schema
@@ -33,6 +35,8 @@ _COMPILED_MAX = 4_000
 # All of a tenant's are compiled and shown together, by its partition and by every ingress. Large
 # platforms define 1,000. Then 403.
 DEFINITIONS_PER_TENANT_MAX = 1_500
+# They travel to an ingress with all of their schemas, and become one OpenAPI document. Then 403.
+DEFINITION_BYTES_PER_TENANT_MAX = 32 << 20
 
 
 class Customs:
@@ -237,8 +241,7 @@ class Customs:
 
         Of what a client says about status only storedVersions counts.
         """
-        if old is None:
-            self._check_room(obj)
+        self._check_room(obj, old)
         causes = self._too_heavy(obj)
         for i, version in enumerate(() if causes else obj["spec"]["versions"]):
             at = f"spec.versions[{i}].schema.openAPIV3Schema"
@@ -258,13 +261,21 @@ class Customs:
         obj["status"] = status
         obj["status"] = names.settled(obj, self._others(obj), now)
 
-    def _check_room(self, obj: Object) -> None:
-        tenant = obj["metadata"]["tenant"]
+    def _check_room(self, obj: Object, old: Object | None) -> None:
+        tenant, name = obj["metadata"]["tenant"], obj["metadata"]["name"]
         if tenant == SYSTEM_TENANT:
             return
-        have = sum(1 for _ in self._store.table(DEFINITIONS).paths(f"{tenant}/"))
-        if have >= DEFINITIONS_PER_TENANT_MAX:
+        found = self._store.table(DEFINITIONS).range(f"{tenant}/")
+        others = [len(record.body) for record in found if record.key.name != name]
+        why = ""
+        if old is None and len(others) >= DEFINITIONS_PER_TENANT_MAX:
             why = f"a tenant has at most {DEFINITIONS_PER_TENANT_MAX} definitions"
+        size = len(orjson.dumps(obj))
+        if sum(others) + size > DEFINITION_BYTES_PER_TENANT_MAX and (
+            old is None or size > len(orjson.dumps(old))
+        ):
+            why = f"a tenant's definitions have at most {DEFINITION_BYTES_PER_TENANT_MAX} bytes"
+        if why:
             raise forbidden(DEFINITIONS, obj, why)
 
     def _too_heavy(self, obj: Object) -> list[kinds.Cause]:

@@ -665,3 +665,25 @@ def test_a_tenant_has_no_more_definitions_than_others_can_wait_for(
         await define(world, bodies[2], tenant="system")
 
     acme(story)
+
+
+def test_the_definitions_of_a_tenant_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(world: Acme) -> None:
+        made = await define(world)
+        size = len(orjson.dumps(made))
+        monkeypatch.setattr(customs, "DEFINITION_BYTES_PER_TENANT_MAX", size + size // 2)
+        user = User("admin", "acme")
+        other = definition("gadgets", "Gadget")
+        assert "definitions have at most" in await world.fails(
+            403, "create", DEFINITIONS, other, at=TENANT, user=user
+        )
+        monkeypatch.setattr(customs, "DEFINITION_BYTES_PER_TENANT_MAX", size // 2)
+        at = ("acme", "", made["metadata"]["name"])
+        spec = {"names": {**made["spec"]["names"], "categories": ["all"]}}
+        assert "definitions have at most" in await world.fails(
+            403, "patch", DEFINITIONS, {"spec": spec}, at=at, user=user, kind=MERGE
+        )
+        less = {"spec": {"versions": [version()]}}
+        await world.ok("patch", DEFINITIONS, less, at=at, user=user, kind=MERGE)
+
+    acme(story)
