@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from livekit import Cluster, Http, Program, until
 
-from arktos_ray.api import scheme
+from arktos_ray.api import networks, scheme
 from arktos_ray.api.scheme import Resource
 
 pytestmark = pytest.mark.live
@@ -210,8 +210,8 @@ def test_names_that_could_widen_a_range(left: Http, admin: Http) -> None:
 def test_discovery_is_of_the_tenant(left: Http, admin: Http) -> None:
     def kinds(http: Http, prefix: str = "") -> set[str]:
         found = set()
-        for resource in scheme.RESOURCES:
-            for served in http.get(prefix + base(resource))["resources"]:
+        for path in {*map(base, scheme.RESOURCES), f"/apis/{networks.GROUP}/v1"}:
+            for served in http.get(prefix + path)["resources"]:
                 if "/" not in served["name"]:
                     found.add(served["kind"])
         return found
@@ -225,8 +225,9 @@ def test_discovery_is_of_the_tenant(left: Http, admin: Http) -> None:
                     found |= {r["responseKind"]["kind"] for r in version["resources"]}
         return found
 
-    everything = {r.kind for r in scheme.RESOURCES}
-    tenants = {r.kind for r in scheme.RESOURCES if r.tenanted}
+    # Networks are a kind by definition, which everybody has.
+    everything = {r.kind for r in scheme.RESOURCES} | {"Network"}
+    tenants = {r.kind for r in scheme.RESOURCES if r.tenanted} | {"Network"}
     for seen in (kinds, aggregated):
         assert seen(left) == tenants
         assert seen(admin) == everything

@@ -53,12 +53,13 @@ def _is_allowed(partition: Partition, call: Call, user: User, spec: Object, *, o
         return authz.may(rights, user, verb, "", "", "", "", "", at)
     asked: dict[str, Any] = spec["resourceAttributes"]
     group, plural = asked.get("group") or "", asked.get("resource") or ""
-    if user.tenant != SYSTEM_TENANT:
-        known = BY_GVR.get(f"{plural}.{group}" if group else plural)
-        if not user.tenant or (asked.get("tenant") or call.tenant) != user.tenant:
-            return False
-        if known is not None and not known.tenanted:
-            return False
+    known = BY_GVR.get(f"{plural}.{group}" if group else plural)
+    # Inside a tenant there is nothing of the cluster, for whoever asks.
+    if call.tenant != SYSTEM_TENANT and known is not None and not known.tenanted:
+        return False
+    about = asked.get("tenant") or call.tenant
+    if user.tenant != SYSTEM_TENANT and (not user.tenant or about != user.tenant):
+        return False
     return authz.may(
         rights, user, asked.get("verb") or "", group, plural, asked.get("subresource") or "",
         asked.get("namespace") or "", asked.get("name") or "", "",

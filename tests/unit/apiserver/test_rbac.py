@@ -485,6 +485,9 @@ def test_can_i_says_what_would_happen() -> None:
         for gvr in ("nodes", "tenants"):
             assert not await can(w, admin, about("list", gvr, ""))
             assert await can(w, ADMIN, about("list", gvr, ""), SYSTEM)
+            # Inside a tenant there are none, for operators too.
+            assert not await can(w, ADMIN, about("list", gvr, ""))
+        assert await can(w, ADMIN, about("list", "pods"))
         for path, yes in (("/apis", True), ("/metrics", False), ("/arktos/v1/status", False)):
             asked = {"spec": {"nonResourceAttributes": {"verb": "get", "path": path}}}
             assert await can(w, admin, asked) is yes
