@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ from arktos_ray.apiserver.partition import track
 from arktos_ray.apiserver.verbs.create import complete_metadata
 from arktos_ray.base.clock import SystemClock
 from arktos_ray.base.ids import Ids
+from arktos_ray.base.signing import ensure_keys
 from arktos_ray.base.tasks import Tasks
 from arktos_ray.client.port import Client
 from arktos_ray.ingress import http1, routes
@@ -58,6 +60,7 @@ from arktos_ray.store.port import Log, Row
 from arktos_ray.store.records import Record, encode, row_of
 from arktos_ray.store.store import Store
 from arktos_ray.tenancy import topology
+from arktos_ray.tenancy.accounts import ISSUER
 from arktos_ray.testing.load import pod
 
 Object = dict[str, Any]
@@ -114,6 +117,15 @@ class World:
     def __init__(self) -> None:
         self.parts: dict[str, Part] = {}
         self._topology = topology.initial(1, 1).pack()
+        self._keys = tempfile.TemporaryDirectory()
+        ensure_keys(Path(self._keys.name), datetime.now(UTC))
+
+    def keys(self) -> Spec:
+        """What a partition needs to make tokens, and so to give them to pods."""
+        return {
+            "keys_dir": self._keys.name, "issuer": ISSUER, "audiences": [ISSUER],
+            "ca": "a certificate " * 60,
+        }  # fmt: skip
 
     async def add(self, make: Any, name: str, **more: Any) -> Any:
         spec = {"name": name, "data_dir": "", "run_dir": "", "topology": self._topology, **more}
@@ -125,7 +137,9 @@ class World:
         return part
 
     async def partition(self) -> TenantPartition:
-        part: TenantPartition = await self.add(TenantPartition, "tp-1", number=1)
+        part: TenantPartition = await self.add(
+            TenantPartition, "tp-1", number=1, **self.keys()
+        )  # fmt: skip
         calls = [
             Call("create", "tenants", body=_named("Tenant", TENANT, spec={}), user=PART),
             Call("create", "namespaces", TENANT, body=_named("Namespace", SPACE), user=PART),
@@ -141,6 +155,7 @@ class World:
         for part in self.parts.values():
             with suppress(Exception):
                 await part.close()
+        self._keys.cleanup()
 
     def _connector(self, name: str) -> streams.Connect:
         async def connect() -> streams.ClientEnd:
@@ -163,6 +178,8 @@ def _crash(error: BaseException) -> None:
 
 class _Direct:
     """One direction of a connection: frames of one loop iteration arrive in the next."""
+
+    unread = 0  # bytes that the other end has not taken
 
     def __init__(self) -> None:
         self.deliver: Callable[[list[Any]], None]
@@ -360,8 +377,10 @@ async def create_steps(stages: Stages) -> None:
         begun = time.process_time()
         for call, obj in zip(calls, fresh, strict=True):
             rules.default(obj)
-            admission.on_create(partition, call, PODS, obj)
+            admission.mutate(partition, call, PODS, obj, None)
             rules.prepare_create(obj, obj["metadata"]["creationTimestamp"])
+            admission.complete(partition, call, PODS, obj)
+            admission.validate(partition, call, PODS, obj, None)
         spent.append((time.process_time() - begun) / len(fresh) * 1e6)
         objects[:] = fresh
         return len(fresh)
@@ -719,7 +738,10 @@ async def whole(stages: Stages, nodes: int) -> None:
         world = World()
         part = await world.partition()
         await world.add(ResourcePartition, "rp-1", number=32)
-        hosts = await world.add(SimulatedHosts, "simulated-1", nodes=nodes, mode="instant")
+        hosts = await world.add(
+            SimulatedHosts, "simulated-1", nodes=nodes, mode="instant",
+            resource_partitions=("rp-1",),
+        )  # fmt: skip
         await hosts.nodes.wait_until_registered()
         await world.add(Scheduler, "scheduler-tp-1", tenant_partition="tp-1")
         await asyncio.sleep(1.0)
