@@ -170,7 +170,8 @@ class Customs:
         for record in self._store.table(DEFINITIONS).range():
             if record.key.name == call.gvr:
                 found = self._definition(record)
-                resource = found.versions.get(call.version, found.stored)
+                # Its defaults are not those of other tenants.
+                resource = replace(found.versions.get(call.version, found.stored), since=0)
                 break
         if not call.version:
             return resource
