@@ -130,6 +130,17 @@ class Customs:
             known = self._compiled[at] = (record, custom.definition(record.decode(), self._convert))
         return known[1]
 
+    def of_kind(self, tenant: str, api_version: str, kind: str) -> Resource | None:
+        """As published. None when the tenant cannot use any such."""
+        suffix = "." + api_version.rpartition("/")[0]
+        for record in (*self.forced(), *self._store.table(DEFINITIONS).range(f"{tenant}/")):
+            if record.key.name.endswith(suffix):
+                found = self._definition(record)
+                resource = found.versions.get(api_version) if found.served else None
+                if resource is not None and resource.kind == kind:
+                    return resource
+        return None
+
     def of(self, tenant: str) -> list[Definition]:
         """All that a tenant can use, as published."""
         shown = {record.key.name: record for record in self.forced()}
