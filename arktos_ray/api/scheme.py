@@ -76,6 +76,9 @@ class Resource:
     form: Form | None = None
     # What a definition says of its kind (api/custom); None: the kind is one of this table.
     custom: Any = None
+    # Of a custom kind with defaults: the revision of its definition. What was stored before may
+    # lack some of them.
+    since: int = 0
 
     # What follows, worked out once: every call asks for some of it, several times.
     api_version: str = field(init=False)

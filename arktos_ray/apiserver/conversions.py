@@ -308,13 +308,27 @@ def converts(resource: Resource) -> bool:
 
 def opened(resource: Resource, record: Record) -> Object:
     """A stored object in the version that is stored now. Raises Unconverted."""
-    obj, form = record.decode(), resource.form
+    obj, form = completed(resource, record).decode(), resource.form
     return obj if form is None or form.conversion is None else form.to_stored(obj)
 
 
+def completed(resource: Resource, record: Record) -> Record:
+    """With the defaults that its schema got since it was stored."""
+    if record.revision >= resource.since:
+        return record
+    obj = record.decode()
+    if obj.get("apiVersion") != resource.api_version and converts(resource):
+        return record  # Who converts it does the rest.
+    before = orjson.dumps(obj)
+    resource.custom.schema.default(obj)
+    return record if orjson.dumps(obj) == before else _turned(record, obj)
+
+
 def is_behind(resource: Resource, record: Record) -> bool:
-    """Whether it is stored in a version that no more is."""
+    """Whether it is stored in a version that no more is, or without defaults that it has now."""
     form = resource.form
+    if completed(resource, record) is not record:
+        return True
     if form is None or form.conversion is None:
         return False
     return bool(record.decode().get("apiVersion") != form.api_version)

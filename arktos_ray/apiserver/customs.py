@@ -134,6 +134,17 @@ class Customs:
             known = self._compiled[at] = (record, custom.definition(record.decode(), self._convert))
         return known[1]
 
+    def of_kind(self, tenant: str, api_version: str, kind: str) -> Resource | None:
+        """As published. None when the tenant cannot use any such."""
+        suffix = "." + api_version.rpartition("/")[0]
+        for record in (*self.forced(), *self._store.table(DEFINITIONS).range(f"{tenant}/")):
+            if record.key.name.endswith(suffix):
+                found = self._definition(record)
+                resource = found.versions.get(api_version) if found.served else None
+                if resource is not None and resource.kind == kind:
+                    return resource
+        return None
+
     def of(self, tenant: str) -> list[Definition]:
         """All that a tenant can use, as published."""
         shown = {record.key.name: record for record in self.forced()}
@@ -174,7 +185,8 @@ class Customs:
         for record in self._store.table(DEFINITIONS).range():
             if record.key.name == call.gvr:
                 found = self._definition(record)
-                resource = found.versions.get(call.version, found.stored)
+                # Its defaults are not those of other tenants.
+                resource = replace(found.versions.get(call.version, found.stored), since=0)
                 break
         if not call.version:
             return resource

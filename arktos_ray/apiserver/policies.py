@@ -21,6 +21,7 @@ from arktos_ray.apiserver.admission import matching, policy
 from arktos_ray.apiserver.admission.matching import CREATE, DELETE, EXEMPT, UPDATE, Asked
 from arktos_ray.apiserver.admission.namespace import is_terminating
 from arktos_ray.apiserver.admission.policy import BINDINGS, POLICIES, Binding, Policy
+from arktos_ray.apiserver.conversions import completed
 from arktos_ray.store.records import Record
 from arktos_ray.store.store import Store
 
@@ -31,8 +32,9 @@ Object = dict[str, Any]
 
 # What the rules of one tenant say about (operation, resource, subresource), remembered.
 _REMEMBERED = 2_000
-# All policies of one call together: as much as two expressions that use all they may.
-COST_MAX = 400_000
+# All policies of one call together, in units of CEL: usual ones take tens. Others wait for 15 ms
+# when somebody uses it up, 40 with the dearest functions.
+COST_MAX = 60_000
 _WARNINGS_CHARS = 4_096
 # What the policies of one call may say to the audit log.
 _AUDIT_CHARS = 32_768
@@ -117,9 +119,10 @@ class Policies:
 
     def check(
         self, partition: Partition, call: Call, resource: Resource, new: Object | None,
-        old: Object | None,
+        old: Object | None, kind: tuple[str, str, str] | None = None,
     ) -> None:  # fmt: skip
-        """Raises a Failure when a policy is broken and its binding says Deny."""
+        """Raises a Failure when a policy is broken and its binding says Deny. kind: group, version
+        and kind of the object, when it is not what the resource is."""
         if not self._tenants:
             return
         found = self._tenants.get(call.tenant or SYSTEM_TENANT)
@@ -130,11 +133,11 @@ class Policies:
         asked = Asked(operation, resource, call.subresource, name)
         wanted = found.wanted(asked)
         if wanted:
-            self._judge(found, wanted, partition, call, asked, new, old)
+            self._judge(found, wanted, partition, call, asked, new, old, kind)
 
     def _judge(
         self, tenant: _Tenant, wanted: Wanted, partition: Partition, call: Call, asked: Asked,
-        new: Object | None, old: Object | None,
+        new: Object | None, old: Object | None, kind: tuple[str, str, str] | None,
     ) -> None:  # fmt: skip
         from arktos_ray.api import cel
 
@@ -155,7 +158,7 @@ class Policies:
                 "object": _shown(resource, new),
                 "oldObject": _shown(resource, old),
                 "namespaceObject": space if asked.resource.namespaced else None,
-                "request": cel.Lazy(partial(_request, call, asked, resource)),
+                "request": cel.Lazy(partial(_request, call, asked, resource, kind)),
             }
             for binding in tenant.bound(one.name):
                 if binding.match and not (
@@ -167,7 +170,7 @@ class Policies:
                 ):
                     continue
                 try:
-                    given = self._params(one, binding, call)
+                    given = self._params(one, binding, partition, call)
                 except policy.NoParams as why:
                     if one.fails:
                         message = f"failed to configure binding: {why}"
@@ -211,18 +214,20 @@ class Policies:
         if others + len(key) + len(value) <= _AUDIT_CHARS:
             self.audit[key] = value
 
-    def _params(self, one: Policy, binding: Binding, call: Call) -> list[Object | None]:
-        """Raises NoParams."""
-        kind = one.param_kind
+    def _params(
+        self, one: Policy, binding: Binding, partition: Partition, call: Call
+    ) -> list[Object | None]:
+        """Raises NoParams, and Unconverted."""
+        kind, tenant = one.param_kind, call.tenant or SYSTEM_TENANT
         if kind is None:
             return [None]
-        found = policy.kind_of(kind)
+        found = policy.kind_of(kind, partial(partition.customs.of_kind, tenant))
         if found is None:
             raise policy.NoParams(
                 "failed to find resource referenced by paramKind: "
                 f"'{kind.get('apiVersion')}, Kind={kind.get('kind')}'"
             )
-        tenant, table = call.tenant or SYSTEM_TENANT, self._store.table(found.gvr)
+        table = self._store.table(found.gvr)
 
         def listed(namespace: str) -> list[Object]:
             # Of the tenant alone: a key starts with it, and with nothing that the tenant chooses.
@@ -231,8 +236,8 @@ class Policies:
                 return []
             if name:
                 record = self._store.get(found.gvr, f"{tenant}/{namespace}/{name}")
-                return [] if record is None else [_as(found, record.decode())]
-            return [_as(found, r.decode()) for r in table.range(f"{tenant}/{namespace}/")]
+                return [] if record is None else [_as(found, record)]
+            return [_as(found, r) for r in table.range(f"{tenant}/{namespace}/")]
 
         return policy.params_of(
             binding, found.namespaced, call.namespace, listed, syntax.selector_matches
@@ -264,7 +269,10 @@ def _wanted_as(match: Object, asked: Asked, *, names: bool = True) -> Resource |
     return matching.wanted_as(rules, asked, match.get("matchPolicy") or "Equivalent", served)
 
 
-def _as(resource: Resource, obj: Object) -> Object:
+def _as(resource: Resource, record: Record) -> Object:
+    obj = completed(resource, record).decode()
+    if resource.form is not None:
+        return resource.form.from_stored(obj)
     return {"apiVersion": resource.api_version, "kind": resource.kind, **obj}
 
 
@@ -275,12 +283,14 @@ def _shown(resource: Resource, obj: Object | None) -> Object | None:
     return resource.form.from_stored(orjson.loads(orjson.dumps(obj)))
 
 
-def _request(call: Call, asked: Asked, resource: Resource) -> Object:
+def _request(
+    call: Call, asked: Asked, resource: Resource, kind: tuple[str, str, str] | None
+) -> Object:
     """`request`, as an AdmissionReview has it, without the objects."""
     request: Object = {
-        "kind": _kind(resource),
+        "kind": _kind(resource, kind),
         "resource": _names(resource),
-        "requestKind": _kind(asked.resource),
+        "requestKind": _kind(asked.resource, kind),
         "requestResource": _names(asked.resource),
         "name": asked.name,
         "operation": asked.operation,
@@ -297,8 +307,9 @@ def _request(call: Call, asked: Asked, resource: Resource) -> Object:
     return request
 
 
-def _kind(resource: Resource) -> Object:
-    return {"group": resource.group, "version": resource.version, "kind": resource.kind}
+def _kind(resource: Resource, other: tuple[str, str, str] | None) -> Object:
+    group, version, kind = other or (resource.group, resource.version, resource.kind)
+    return {"group": group, "version": version, "kind": kind}
 
 
 def _names(resource: Resource) -> Object:

@@ -32,6 +32,7 @@ from arktos_ray.apiserver.subresources.binding import bind, evict
 from arktos_ray.apiserver.subresources.finalize import finalize
 from arktos_ray.apiserver.subresources.scale import get_scale, update_scale
 from arktos_ray.apiserver.subresources.token import create_token
+from arktos_ray.apiserver.turns import LONG_US
 from arktos_ray.apiserver.verbs.create import create
 from arktos_ray.apiserver.verbs.delete import collected, delete, deletecollection, selected
 from arktos_ray.apiserver.verbs.get import get
@@ -86,6 +87,7 @@ class Server:
         """outside: how webhooks are reached."""
         self.partition = partition
         self._tasks = tasks or Tasks()
+        self._monotonic = partition.clock.monotonic
         self.reviews = Reviews(partition, outside or Https())
         self._reviewing: dict[tuple[Any, ...], list[asyncio.Task[Reply]]] = {}
         self._watches: dict[Watch, None] = {}  # ordered, so that a replay is exact
@@ -309,12 +311,17 @@ class Server:
         """With what admission policies warn of, and note."""
         policies = self.partition.policies
         policies.begin()
+        begun = self._monotonic()
         try:
             reply = verb(self.partition, call, resource)
         except Failure as failure:
             if policies.audit:
                 failure.notes = tuple(policies.audit.items())
             raise
+        finally:
+            spent_us = int((self._monotonic() - begun) * 1e6)
+            if spent_us > LONG_US:
+                self.partition.turns.charge(call, spent_us)
         if policies.warnings or policies.audit:
             warnings = (*reply.warnings, *policies.warnings)
             return Reply(reply.code, reply.body, warnings, tuple(policies.audit.items()))

@@ -27,6 +27,8 @@ TURN_US = 2_000
 SLICE_US = 1_000
 # Batches of one lane that wait for their turn: a second's work and more. Then 429.
 BATCHES_MAX = 4_096
+# A call that takes longer than this is charged for what it took.
+LONG_US = 2_000
 # What their bodies hold in memory, all lanes together. Then 429.
 BATCH_BYTES_MAX = 128 << 20
 # Slices and watches that wait: one of each list or watch that is open, and those are limited.
@@ -77,6 +79,16 @@ class Turns:
         if not self._at_once(cost_us):
             lane = lanes.lane_of(call)
             await self._wait(lane, lanes.flow_of(call, lane), cost_us)
+
+    def charge(self, call: Call, spent_us: int) -> None:
+        """A call took much longer than was foreseen, for what somebody's rules are: whoever made it
+        pays for it, and nothing more begins in this iteration."""
+        extra = spent_us - lanes.cost_of(call)
+        lane = lanes.lane_of(call)
+        self._left_us -= extra
+        self._lanes.charge(lane, lanes.flow_of(call, lane), extra)
+        if not self._scheduled:
+            self._schedule()
 
     def waiting(self) -> dict[str, int]:
         return {lanes.NAMES[lane]: count for lane, count in self._lanes.waiting().items()}

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable, Mapping, Sequence
-from heapq import heappop, heappush
+from heapq import heappop, heappush, heappushpop
 from typing import Generic, NamedTuple, TypeVar
 
 F = TypeVar("F", bound=Hashable)
@@ -38,13 +38,14 @@ class Taken(NamedTuple, Generic[F, T]):
 
 
 class _Flow(Generic[F, T]):
-    __slots__ = ("debt", "items", "key", "listed", "running", "tag")
+    __slots__ = ("charged", "debt", "items", "key", "listed", "running", "tag")
 
     def __init__(self, key: F, tag: int) -> None:
         self.key = key
         self.items: deque[tuple[int, T]] = deque()
         self.tag = tag  # of its first item
         self.debt = 0  # learned too late for the tag that is listed
+        self.charged = 0  # not in the tag that is listed, and to be paid before it goes
         self.running = 0  # how often it was given something that is not done
         self.listed = False
 
@@ -100,6 +101,11 @@ class FairQueue(Generic[F, T]):
         if not self._heap:
             return None
         tag, _, flow = heappop(self._heap)
+        while flow.charged:
+            self._sequence += 1
+            entry = (tag + flow.charged, self._sequence, flow)
+            flow.charged = 0
+            tag, _, flow = heappushpop(self._heap, entry)
         waiting = flow.items
         cost, item = waiting.popleft()
         items = [item]
@@ -117,6 +123,18 @@ class FairQueue(Generic[F, T]):
         if waiting:
             self._list(flow)
         return Taken(flow.key, cost, items, flow.running == 1 and not waiting)
+
+    def charge(self, key: F, cost: int) -> None:
+        """What was not foreseen: the flow waits for it, behind whoever waits now."""
+        flow = self._flows.get(key)
+        if flow is None:
+            if len(self._flows) >= self._sweep_at:
+                self._sweep()
+            flow = self._flows[key] = _Flow(key, self._now)
+        if flow.listed:
+            flow.charged += cost  # `pop` lists it anew.
+        else:
+            flow.tag = max(flow.tag, self._now) + cost
 
     def done(self, key: F, cost: int, actual: int) -> None:
         """What was taken at this cost is finished, and what it cost really."""
@@ -182,6 +200,11 @@ class Lanes(Generic[F, T]):
         if idle and self._tags[lane] < self._now:
             self._tags[lane] = self._now
         return True
+
+    def charge(self, lane: int, flow: F, cost: int) -> None:
+        """The flow alone: others of its lane have done nothing."""
+        if self._weights[lane] is not None:
+            self._lanes[lane].charge(flow, cost)
 
     def pop(self) -> Taken[F, T] | None:
         best = -1

@@ -142,7 +142,7 @@ def definition(obj: Object, convert: Convert = _nobody) -> Definition:
     assert stored is not None
     raw = stored
     if conversion is not None and not lone:
-        raw = replace(stored, form=None, custom=replace(stored.custom))
+        raw = replace(stored, form=None, custom=replace(stored.custom), since=0)
         raw.custom.rules = CustomRules(raw, compiled(None))
     return Definition(
         meta["name"], tenant, is_served(obj), bool(meta.get("deletionTimestamp")),
@@ -203,6 +203,7 @@ def _resource(
             each: _SUBRESOURCE for each in ("scale", "status") if sub.get(each) is not None
         },
         has_generation=True, form=form, custom=custom,
+        since=int(obj["metadata"].get("resourceVersion") or 0) if schema.has_defaults else 0,
     )  # fmt: skip
     # Verbs work on objects as they are stored.
     custom.rules = CustomRules(resource, schema if stored is None else compiled(stored))

@@ -65,6 +65,10 @@ class Structural:
         if self._root.nested_defaults:
             self._root.fill(obj)
 
+    @property
+    def has_defaults(self) -> bool:
+        return bool(self._root.nested_defaults)
+
     def validate(self, obj: Object, old: Any = None) -> list[Cause]:
         """What is wrong with an object that was pruned and defaulted. On an update, what was wrong
         before and is unchanged may stay."""

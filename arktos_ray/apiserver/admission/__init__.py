@@ -8,12 +8,14 @@ stored. Webhooks come after each of the two: they are asked outside (reviews.py)
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from arktos_ray.api import errors
 from arktos_ray.api.calls import Call
 from arktos_ray.api.kinds import services
 from arktos_ray.api.kinds.config import TOKEN_TYPE
+from arktos_ray.api.names import SYSTEM_TENANT
 from arktos_ray.api.scheme import ADMISSION, RBAC, RESOURCES, Resource
 from arktos_ray.apiserver import escalation
 from arktos_ray.apiserver.admission import (
@@ -134,7 +136,7 @@ def _check_signing(r: Review) -> None:
 
 def _policy(r: Review) -> None:
     policy.check(r.new)
-    policy.check_rights(r.partition.rights, r.call, r.resource, r.new, None)
+    policy.check_rights(r.partition.rights, r.call, r.resource, r.new, None, _custom(r))
 
 
 def _policy_binding(r: Review) -> None:
@@ -142,7 +144,11 @@ def _policy_binding(r: Review) -> None:
     path = f"{r.call.tenant}//{name}"
     record = r.partition.store.latest(policy.POLICIES, path)
     of = None if record is None else record.decode()
-    policy.check_rights(r.partition.rights, r.call, r.resource, r.new, of)
+    policy.check_rights(r.partition.rights, r.call, r.resource, r.new, of, _custom(r))
+
+
+def _custom(r: Review) -> policy.Custom:
+    return partial(r.partition.customs.of_kind, r.call.tenant or SYSTEM_TENANT)
 
 
 def _quota(r: Review) -> None:

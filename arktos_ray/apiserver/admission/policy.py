@@ -242,7 +242,11 @@ def params_of(
     return found
 
 
-def kind_of(kind: Object) -> scheme.Resource | None:
+# apiVersion, kind -> a kind that was defined
+Custom = Callable[[str, str], scheme.Resource | None]
+
+
+def kind_of(kind: Object, custom: Custom) -> scheme.Resource | None:
     """The kind of parameters. Only what is in tenants: nothing else can be one."""
     for resource in scheme.RESOURCES:
         if (
@@ -252,12 +256,14 @@ def kind_of(kind: Object) -> scheme.Resource | None:
             and not resource.virtual
         ):
             return resource
-    return None
+    found = custom(kind.get("apiVersion") or "", kind.get("kind") or "")
+    return found if found is not None and found.tenanted else None
 
 
 def check_rights(
-    rights: RightsOfTenants, call: Call, resource: scheme.Resource, obj: Object, of: Object | None
-) -> None:
+    rights: RightsOfTenants, call: Call, resource: scheme.Resource, obj: Object, of: Object | None,
+    custom: Custom,
+) -> None:  # fmt: skip
     """Parameters are shown to who writes the messages: they must be allowed to get them. `of`: the
     policy of a binding, if there is one. Raises Forbidden."""
     user, spec = call.user, obj.get("spec") or {}
@@ -271,7 +277,7 @@ def check_rights(
         kind = ((of or {}).get("spec") or {}).get("paramKind") if of is not None else _ANY_KIND
     if kind is None:
         return
-    found = kind_of(kind)
+    found = kind_of(kind, custom)
     group, plural = (found.group, found.plural) if found is not None else ("*", "*")
     name, namespace = ((ref or {}).get(key) or "" for key in ("name", "namespace"))
     if found is None or not found.namespaced:

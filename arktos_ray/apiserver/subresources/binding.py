@@ -30,6 +30,7 @@ def bind(partition: Partition, call: Call, resource: Resource) -> Reply:
     record = partition.latest(resource, call)
     kind = ("", "v1", "Binding")
     partition.hooks.agree(partition, call, resource, CREATE, binding, None, record.revision, kind)
+    partition.policies.check(partition, call, resource, binding, None, kind)
     target: dict[str, Any] = binding.get("target") or {}
     node = target.get("name", "")
     if not node:
@@ -76,5 +77,6 @@ def evict(partition: Partition, call: Call, resource: Resource) -> Reply:
     check_preconditions(resource, call.name, pod, options)
     kind = ("policy", "v1", "Eviction")
     partition.hooks.agree(partition, call, resource, CREATE, eviction, None, record.revision, kind)
+    partition.policies.check(partition, call, resource, eviction, None, kind)
     delete_one(partition, resource, key_of(call), record, pod, options, is_dry_run(call, options))
     return reply_with(201, {**_SUCCESS, "code": 201})

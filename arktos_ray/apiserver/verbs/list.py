@@ -21,7 +21,7 @@ from arktos_ray.api.calls import Call, LongReply, Reply
 from arktos_ray.api.custom import UNKNOWN
 from arktos_ray.api.names import ALL_TENANTS, SYSTEM_TENANT
 from arktos_ray.api.scheme import DEFINITIONS, Resource
-from arktos_ray.apiserver.conversions import BATCH_OBJECTS, converts
+from arktos_ray.apiserver.conversions import BATCH_OBJECTS, completed, converts
 from arktos_ray.apiserver.partition import Partition, shown
 from arktos_ray.apiserver.turns import SLICE_US
 from arktos_ray.apiserver.views import view_of
@@ -111,6 +111,8 @@ async def list_objects(
         meta["continue"] = _token(revision, chosen[-1].path)
         if match is None:
             meta["remainingItemCount"] = left
+    if resource.since and call.accept != "PartialObjectMetadata":
+        chosen = await _completed(partition, call, resource, chosen)
     return await _reply(partition, call, resource, chosen, meta)
 
 
@@ -130,6 +132,19 @@ async def _matching(
         if limit and len(chosen) > limit:
             break
     return chosen
+
+
+async def _completed(
+    partition: Partition, call: Call, resource: Resource, records: Sequence[Record]
+) -> list[Record]:
+    """With the defaults that their schema got since: only older ones are looked at."""
+    found = list(records)
+    old = [i for i, record in enumerate(found) if record.revision < resource.since]
+    for number, i in enumerate(old, 1):
+        found[i] = completed(resource, found[i])
+        if number % _RENDERED == 0:
+            await partition.turns.take(call, SLICE_US)
+    return found
 
 
 async def _converted(

@@ -14,7 +14,7 @@ from arktos_ray.api import patch as patches
 from arktos_ray.api.calls import Call, Reply
 from arktos_ray.api.scheme import DEFINITIONS, Resource
 from arktos_ray.apiserver import authz
-from arktos_ray.apiserver.conversions import opened
+from arktos_ray.apiserver.conversions import completed, opened
 from arktos_ray.apiserver.partition import (
     Partition,
     is_dry_run,
@@ -56,7 +56,7 @@ def patch(partition: Partition, call: Call, resource: Resource) -> Reply:
         # What an update of status may not touch is the old one's anyway: not decoded twice.
         new = _patched(form, {**old, "metadata": {**old["metadata"]}}, call.body, resource, True)
         return replace(partition, call, resource, record, old, new, dry_run, ())
-    doc = record.decode()
+    doc = completed(resource, record).decode()
     if resource.form is not None:
         doc = resource.form.from_stored(doc)
     new = _patched(form, doc, call.body, resource)
@@ -111,7 +111,7 @@ def _apply(partition: Partition, call: Call, resource: Resource, dry_run: bool) 
     now = partition.now()
     live = old
     if record is not None and resource.form is not None:
-        live = resource.form.from_stored(record.decode())
+        live = resource.form.from_stored(completed(resource, record).decode())
     new = apply.apply(
         live, config, manager, force, resource.api_version, now, call.subresource,
         walked(resource),

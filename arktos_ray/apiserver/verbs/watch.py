@@ -17,7 +17,7 @@ from arktos_ray.api.lanes import cost_of
 from arktos_ray.api.names import ALL_TENANTS
 from arktos_ray.api.scheme import DEFINITIONS, Resource
 from arktos_ray.apiserver import authz
-from arktos_ray.apiserver.conversions import converts
+from arktos_ray.apiserver.conversions import completed, converts
 from arktos_ray.apiserver.partition import Partition, shown
 from arktos_ray.apiserver.turns import SLICE_US
 from arktos_ray.apiserver.verbs.list import (
@@ -347,6 +347,8 @@ class Watch:
 
     def _event(self, kind: str, record: Record, revision: int) -> WatchEvent:
         accept = self._call.accept
+        if record.revision < self._resource.since:
+            record = completed(self._resource, record)
         if accept == "":
             body = record.body if self._row is None else self._row(record)
             if self._resource.form is not None:

@@ -394,6 +394,32 @@ def test_a_tenants_watch_of_definitions_shows_those_that_are_everybodys() -> Non
     acme(story)
 
 
+def test_what_was_stored_before_a_default_has_it_when_it_is_read() -> None:
+    async def story(world: Acme) -> None:
+        body = await define(world)
+        old = await good(world, "create", GVR, widget())
+        shape = body["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
+        shape["spec"]["properties"]["weight"] = {"type": "integer", "default": 3}
+        await world.ok("update", DEFINITIONS, body, at=("acme", "", GVR))
+        shown = await good(world, "get", GVR, name="w")
+        assert shown["spec"] == {**old["spec"], "weight": 3}
+        assert shown["metadata"] == old["metadata"]
+        [listed] = (await good(world, "list", GVR))["items"]
+        call = world.call("watch", GVR)
+        call.version = AS
+        events = world.part.watch(call)
+        [event] = await anext(events)
+        await events.aclose()  # type: ignore[attr-defined]
+        assert listed == orjson.loads(event.body) == shown
+        # Nobody wrote it; who writes its status keeps what was shown.
+        shown["status"] = {"replicas": 1}
+        done = await good(world, "update", GVR, shown, name="w", sub="status")
+        assert done["spec"]["weight"] == 3
+        assert done["metadata"]["generation"] == 1
+
+    acme(story)
+
+
 def test_a_deprecated_version_says_so() -> None:
     async def story(world: Acme) -> None:
         old = version(deprecated=True, deprecationWarning="use v2")

@@ -13,6 +13,7 @@ import pytest
 from acme_world import ACME, ADMIN, Acme, acme
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from widgets import AS, DEFINITIONS, GVR, definition, widget
 
 from arktos_ray.api import cel, errors
 from arktos_ray.api.calls import User
@@ -369,5 +370,46 @@ def test_what_a_policy_notes_travels_with_the_answer() -> None:
         )
         assert (denied.code, dict(denied.notes)["p/k"]) == (422, "d")
         assert (other.code, other.notes) == (404, ())
+
+    story(run)
+
+
+def test_a_custom_kind_gives_parameters() -> None:
+    async def run(w: Acme) -> None:
+        await w.ok("create", DEFINITIONS, definition(), at=TENANT)
+        await w.ok("create", GVR, widget(size=2))
+        kind = {"apiVersion": AS, "kind": "Widget"}
+        ref = {"name": "w", "parameterNotFoundAction": "Deny"}
+        await install(
+            w, policy("object.data.size() < params.spec.size", paramKind=kind),
+            binding(paramRef=ref),
+        )  # fmt: skip
+        await w.ok("create", "configmaps", config(a="1"))
+        await w.fails(422, "create", "configmaps", config("d", a="1", b="2"))
+        await w.ok(
+            "patch", GVR, {"spec": {"size": 9}}, name="w", kind="application/merge-patch+json"
+        )
+        await w.ok("create", "configmaps", config("d", a="1", b="2"))
+
+    story(run)
+
+
+def test_bindings_and_evictions_are_judged() -> None:
+    async def run(w: Acme) -> None:
+        await w.ok("create", "pods", {
+            "metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]},
+        })  # fmt: skip
+        await install(
+            w,
+            policy("object.target.name != 'bad' && request.kind.kind == 'Binding'",
+                   resources=["pods/binding"]),
+            binding(),
+            policy("false", name="keep", resources=["pods/eviction"]),
+            binding(of="keep", name="keep"),
+        )  # fmt: skip
+        where = {"name": "p", "sub": "binding"}
+        await w.fails(422, "create", "pods", {"target": {"name": "bad"}}, **where)
+        await w.ok("create", "pods", {"target": {"name": "good"}}, **where)
+        await w.fails(422, "create", "pods", {}, name="p", sub="eviction")
 
     story(run)

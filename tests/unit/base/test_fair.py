@@ -164,3 +164,16 @@ def test_a_quiet_lane_waits_for_one_item_of_a_loud_one(flood: list[int], before:
         lanes.pop()
     lanes.push(1, "admin", 10, "a")
     assert _order(lanes)[:2].count("a") == 1
+
+
+def test_who_is_charged_for_what_was_not_foreseen_waits_for_it() -> None:
+    lanes: Lanes[str, str] = Lanes([1], 100)
+    for i in range(3):
+        for flow in ("a", "b"):
+            lanes.push(0, flow, 10, f"{flow}{i}")
+    first = lanes.pop()
+    assert first is not None
+    assert first.items == ["a0"]
+    lanes.charge(0, "a", 15)
+    order = [taken.items[0] for taken in iter(lanes.pop, None)]
+    assert order == ["b0", "b1", "b2", "a1", "a2"]
