@@ -19,6 +19,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from arktos_ray.base import pki
 
 _RSA_BITS_MIN = 2048
+# What the library raises that is no ValueError, for a request that is wrong in other ways.
+_MISREAD = (
+    x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType,
+    x509.AttributeNotFound, x509.ExtensionNotFound,
+)  # fmt: skip
 _REQUEST_BYTES_MAX = 64 * 1024
 
 
@@ -67,7 +72,7 @@ def _loaded(pem: bytes) -> x509.CertificateSigningRequest:
         key = found.public_key()
         signed = found.is_signature_valid
         found.extensions  # noqa: B018  # It is read here, or nowhere.
-    except (InvalidSignature, UnsupportedAlgorithm, TypeError) as error:
+    except (InvalidSignature, UnsupportedAlgorithm, TypeError, *_MISREAD) as error:
         raise ValueError(str(error) or "its signature is wrong") from None
     if not signed:
         raise ValueError("its signature is wrong")
