@@ -148,6 +148,7 @@ class Moves:
         self._partition.rights.forget(mark.tenant)
         self._partition.quotas.reread(mark.tenant)
         self._partition.customs.forget(mark.tenant)
+        self._partition.conversions.forget(mark.tenant)
         self._partition.hooks.reread(mark.tenant)
         self._partition.policies.reread(mark.tenant)
         if mark.state == DEPARTED:

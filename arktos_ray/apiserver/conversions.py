@@ -199,6 +199,16 @@ class Conversions:
     async def _ask(
         self, conversion: Conversion, api_version: str, objects: dict[bytes, Object]
     ) -> dict[bytes, bytes] | Failure:
+        try:
+            return await self._reviewed(conversion, api_version, objects)
+        except (TypeError, ValueError, RecursionError) as error:
+            # What is sent or said may be nested more deeply than can be written.
+            first = next(iter(objects.values()))
+            return errors.Internal(f"conversion webhook for {_kind(first)} failed: {error}")
+
+    async def _reviewed(
+        self, conversion: Conversion, api_version: str, objects: dict[bytes, Object]
+    ) -> dict[bytes, bytes] | Failure:
         first = next(iter(objects.values()))
         tenant = _tenant(first)
         start = f"conversion webhook for {_kind(first)}"
@@ -220,8 +230,10 @@ class Conversions:
             # For the tenant whose objects they are: of a shared definition, too, each has its own
             # share of what goes outside.
             target = targets.resolve(tenant, conversion.client, lookup, TIMEOUT_S)
-            answer = orjson.loads(await self.post(target, body, TIMEOUT_S))
-            converted = _understood(answer, api, uid)
+            said = await self.post(target, body, TIMEOUT_S)
+            if b"\\u0000" in said:
+                raise Unreachable("the answer has NUL in a text")
+            converted = _understood(orjson.loads(said), api, uid)
         except (Unreachable, orjson.JSONDecodeError) as why:
             return errors.Internal(f"{start} failed: {why}")
         finally:
@@ -341,10 +353,12 @@ def _tenant(obj: Object) -> str:
 
 def _key(conversion: Conversion, api_version: str, obj: Object) -> bytes:
     meta = {name: v for name, v in obj["metadata"].items() if name not in _OF_SERVERS}
-    body = orjson.dumps(
-        [*conversion.identity, api_version, {**obj, "metadata": meta}],
-        option=orjson.OPT_SORT_KEYS,
-    )
+    made_from = [*conversion.identity, api_version, {**obj, "metadata": meta}]
+    try:
+        body = orjson.dumps(made_from, option=orjson.OPT_SORT_KEYS)
+    except (TypeError, RecursionError) as error:
+        why = f"conversion webhook for {_kind(obj)} failed: nested too deeply"
+        raise errors.Internal(why) from error
     return hashlib.blake2b(body, digest_size=16).digest()
 
 

@@ -35,6 +35,13 @@ class Target:
 
 def resolve(tenant: str, client: Object, lookup: Lookup, timeout_s: float | None = None) -> Target:
     """Raises Unreachable."""
+    try:
+        return _resolved(tenant, client, lookup, timeout_s)
+    except ValueError as error:
+        raise Unreachable(f"the clientConfig cannot be read: {error}") from error
+
+
+def _resolved(tenant: str, client: Object, lookup: Lookup, timeout_s: float | None) -> Target:
     ca = base64.b64decode(client.get("caBundle") or "")
     query = f"?timeout={timeout_s:g}s" if timeout_s is not None else ""
     url = client.get("url")

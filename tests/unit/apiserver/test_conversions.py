@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -71,6 +72,7 @@ class Outside:
         self.turn: Callable[[Object, str], Any] = turned
         self.down = False
         self.change: Callable[[Object], None] = lambda answer: None
+        self.raw: Callable[[Object], bytes] = orjson.dumps
 
     async def post(self, target: Target, body: bytes, timeout_s: float) -> bytes:
         if self.down:
@@ -88,7 +90,7 @@ class Outside:
             ],
         }}  # fmt: skip
         self.change(answer)
-        return orjson.dumps(answer)
+        return self.raw(answer)
 
 
 class World:
@@ -334,6 +336,50 @@ def test_an_answer_that_is_none_is_said_to_be(change: Any, said: str) -> None:
         await w.ok("create", GVR, widget(size=4), version=V1)
         w.outside.change = change
         assert said in await w.fails(500, "get", GVR, name="w", version=BETA)
+
+    world(story)
+
+
+def deep(depth: int) -> Object:
+    made: Object = {}
+    for _ in range(depth):
+        made = {"a": made}
+    return made
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [{"length": 1, "any": deep(300)}, {"length": 1, "any": "a\0b"}, [], None, "x", {"any": [[]]}],
+)
+def test_no_answer_of_a_webhook_harms_the_partition(spec: Any) -> None:
+    async def story(w: World) -> None:
+        found = await w.ok("get", DEFINITIONS, at=("acme", "", GVR))
+        shape = found["spec"]["versions"][1]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+        shape["x-kubernetes-preserve-unknown-fields"] = True
+        await w.ok("update", DEFINITIONS, found, at=("acme", "", GVR))
+        for depth in range(244, 256):
+            # What can just be read cannot always be sent on.
+            body = json.dumps(beta(f"d{depth}", any=deep(depth))).encode()
+            await w.reply("create", GVR, body, version=BETA)
+        await w.ok("create", GVR, widget(size=4), version=V1)
+        w.outside.raw = lambda answer: json.dumps(answer).encode()
+        w.outside.turn = lambda obj, wanted: {**turned(obj, wanted), "spec": spec}
+        reply = await w.reply("get", GVR, name="w", version=BETA)
+        assert reply.ok or b"conversion webhook" in reply.body
+        await w.ok("get", GVR, name="w", version=V1)
+
+    world(story)
+
+
+@pytest.mark.parametrize("client", [{"url": "https://h:99999/"}, {"url": "https://[::1/"}])
+def test_no_address_of_a_webhook_harms_the_partition(client: Object) -> None:
+    async def story(w: World) -> None:
+        found = await w.ok("get", DEFINITIONS, at=("acme", "", GVR))
+        found["spec"]["conversion"]["webhook"]["clientConfig"] = client
+        if (await w.reply("update", DEFINITIONS, found, at=("acme", "", GVR))).ok:
+            await w.ok("create", GVR, widget(size=4), version=V1)
+            said = await w.fails(500, "get", GVR, name="w", version=BETA)
+            assert said.startswith("conversion webhook for")
 
     world(story)
 
