@@ -647,6 +647,32 @@ def keeping_nodes(user: User) -> None:
     admin("delete", "ns", user.namespace, "--timeout=40s")
 
 
+def debugging(user: User) -> None:
+    """Containers beside those of a pod, and copies of it; a folder of manifests; odds and ends."""
+    k = user.k
+    k("run", "one", "--image=nginx", "--restart=Never")
+    k("wait", "--for=condition=Ready", "pod/one", "--timeout=30s")
+    # 1.33 and later read the whole security context of the pod for it.
+    k("debug", "one", "--image=busybox", "--attach=false")
+    images = "jsonpath={.spec.ephemeralContainers[*].image}"
+    assert k("get", "pod", "one", "-o", images) == "busybox"
+    assert "Ephemeral Containers:" in k("describe", "pod", "one")
+    k("debug", "one", "--image=busybox", "--copy-to=two", "--attach=false")
+    assert len(k.json("get", "pod", "two")["spec"]["containers"]) == 2
+    assert k("get", "pods", "--server-print=false").split()[:2] == ["NAME", "AGE"]
+    k("delete", "pod", "one", "two", "--now")
+
+    folder = user.k.home / "base"
+    folder.mkdir()
+    (folder / "kustomization.yaml").write_text("namePrefix: kz-\nresources: [cm.yaml]\n")
+    (folder / "cm.yaml").write_text(yaml.safe_dump(configmap("a", b="1")))
+    assert "configmap/kz-a created" in k("apply", "-k", str(folder))
+    assert "configmap/kz-a unchanged" in k("apply", "-k", str(folder))
+    k("delete", "-k", str(folder))
+    for kind in ("nodes", "tenants"):
+        assert "doesn't have a resource type" in k.fails("get", kind)
+
+
 def governing(user: User) -> None:
     """What whoever runs a tenant does: a kind of their own, tokens, certificates, rights."""
     k, boss = user.k, Program(user.k.path, user.k.kubeconfig, user.k.home)
@@ -812,7 +838,7 @@ STORIES: dict[str, Callable[[User], None]] = {
     f.__name__: f
     for f in (
         getting, describing, creating, applying, rolling_out, deleting, watching, looking_around,
-        keeping_nodes, governing,
+        keeping_nodes, debugging, governing,
     )
 }  # fmt: skip
 CASES = [(story, version) for version in VERSIONS for story in STORIES]
