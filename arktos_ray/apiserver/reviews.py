@@ -42,6 +42,9 @@ REVIEW_S = 45.0
 # What webhooks may say in one warning, and in all of one answer.
 _WARNING_CHARS = 256
 _WARNINGS_CHARS = 4_096
+# And in a refusal: our own parts keep it until they ask again, and write it into status.
+_MESSAGE_CHARS = 8_192
+_CAUSES_BYTES = 16_384
 # What those of one call may say to the audit log.
 _AUDIT_CHARS = 32_768
 _VERSIONS = ("v1", "v1beta1")
@@ -361,11 +364,14 @@ def _denied(hook: Hook, response: Object) -> Denied:
     status = response.get("status") or {}
     start = f'admission webhook "{hook.name}" denied the request'
     message, reason = str(status.get("message") or ""), str(status.get("reason") or "")
+    message, reason = message[:_MESSAGE_CHARS], reason[:_MESSAGE_CHARS]
     text = f"{start}: {message or reason}" if message or reason else f"{start} without explanation"
     code = status.get("code")
     if type(code) is not int or not 400 <= code < 600:
         code = 400
     # Some reasons and details are what our own parts say to each other: not a tenant's to say.
-    causes = (status.get("details") or {}).get("causes") if code in (403, 409, 422) else None
-    details = {"causes": causes} if isinstance(causes, list) else None
+    said = status.get("details") if code in (403, 409, 422) else None
+    causes = said.get("causes") if isinstance(said, dict) else None
+    short = isinstance(causes, list) and len(orjson.dumps(causes)) <= _CAUSES_BYTES
+    details = {"causes": causes} if short else None
     return Denied(code, reason if reason in _REASONS else "", text, details)

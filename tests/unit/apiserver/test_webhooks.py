@@ -811,3 +811,22 @@ def test_a_pod_that_gets_a_token_is_agreed_to_once(tmp_path: Path) -> None:
         assert request["object"]["spec"]["volumes"] == made["spec"]["volumes"]
 
     hooked(story)
+
+
+def test_a_refusal_is_as_long_as_somebody_may_read() -> None:
+    long = {
+        "code": 422,
+        "message": "m" * 1_000_000,
+        "details": {"causes": [{"field": "f" * 99}] * 9_999},
+    }
+
+    async def story(h: Hooked) -> None:
+        await h.install("validating", hook("v"))
+        h.fake.hooks["v"] = lambda review: answer(review, allowed=False, status=long)
+        said = await h.fails(422, "create", "configmaps", config())
+        assert said.endswith("denied the request: " + "m" * 8_192)
+        odd = {"code": 409, "message": "no", "details": ["causes"]}
+        h.fake.hooks["v"] = lambda review: answer(review, allowed=False, status=odd)
+        assert (await h.fails(409, "create", "configmaps", config())).endswith("request: no")
+
+    hooked(story)
