@@ -182,6 +182,8 @@ class Config(BaseModel):
     # Whether webhooks of tenants may be on this machine. Not where tenants are strangers: they
     # could make the control plane connect to whatever listens here.
     webhooks_local: bool = False
+    # Ranges of addresses where no webhook may be: the network of the control plane's machines.
+    webhooks_refused: tuple[str, ...] = ()
 
     # The Network that a new tenant begins with: `off`, `flat`, `mizar`, or a file with one as JSON,
     # in which {{.}} is the tenant's name. Its finalizer is for a network provider to remove: with
@@ -351,6 +353,8 @@ class Config(BaseModel):
                 f"tenant-partitions and resource-partitions together are at most {PARTITIONS_MAX}"
             )
         _network(self.service_cidr)
+        for one in self.webhooks_refused:
+            ipaddress.ip_network(one)
         return self
 
 

@@ -88,6 +88,7 @@ def settings(
         "host": host,
         "claim_resources": config.claim_resources,
         "webhooks_local": config.webhooks_local,
+        "webhooks_refused": list(config.webhooks_refused),
     }  # fmt: skip
 
 
@@ -109,6 +110,7 @@ def cast(given: Mapping[str, Any], topology: Topology) -> list[Actor]:
             "tenant_partition", number=row.number, zone=row.zone,
             service_cidr=given["service_ranges"][row.number],
             webhooks_local=given["webhooks_local"],
+            webhooks_refused=given.get("webhooks_refused", ()),
             tenant_limits=given.get("tenant_limits", {}),
             storage=given["storages"].get(row.storage), **given["tokens"],
         )

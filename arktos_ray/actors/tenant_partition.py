@@ -74,7 +74,9 @@ class TenantPartition(Part):
         partition = Partition(self.name, self.store, self.clock, self.ids, ips)
         partition.tokens = _tokens(self.spec)
         partition.defaults = Allowed(**self.spec.get("tenant_limits", {}))
-        self._outside = Https(allow_local=bool(self.spec.get("webhooks_local")))
+        self._outside = Https(
+            bool(self.spec.get("webhooks_local")), self.spec.get("webhooks_refused", ())
+        )
         self.server = Server(partition, self.tasks, self._outside)
         if self.name == self.topology.system:
             partition.customs.start_as_system()

@@ -14,7 +14,7 @@ import ipaddress
 import socket
 import ssl
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -49,10 +49,12 @@ class Outside(Protocol):
 
 
 class Https:
-    """allow_local: also addresses of this machine, for one that is a whole cluster by itself."""
+    """allow_local: also addresses of this machine, for one that is a whole cluster by itself.
+    refused: ranges that are nobody's to reach, like `10.0.0.0/24`. Raises ValueError."""
 
-    def __init__(self, allow_local: bool = False) -> None:
+    def __init__(self, allow_local: bool = False, refused: Iterable[str] = ()) -> None:
         self._allow_local = allow_local
+        self._refused = tuple(ipaddress.ip_network(one) for one in refused)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._session: Any = None
@@ -127,10 +129,16 @@ class Https:
                 continue
         if not found:
             raise _failed(target, f"dial tcp: lookup {target.names[0]}: no such host")
-        allowed = [one for one in found if self._allow_local or not is_refused(one)]
+        allowed = [one for one in found if self._allows(one)]
         if not allowed:
             raise _failed(target, "the address is not allowed")
         return allowed
+
+    def _allows(self, address: Address) -> bool:
+        plain = getattr(address, "ipv4_mapped", None) or address
+        if any(plain in network for network in self._refused):
+            return False
+        return self._allow_local or not is_refused(address)
 
     async def _look_up(self, tenant: str, name: str) -> list[Address]:
         if self._names is None:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,10 +57,11 @@ class Other:
 
 
 async def said(
-    other: Other, serve: Serve, allow_local: bool = True, timeout_s: float = 10, **more: object
-) -> bytes:
+    other: Other, serve: Serve, allow_local: bool = True, timeout_s: float = 10,
+    refused: tuple[str, ...] = (), **more: object,
+) -> bytes:  # fmt: skip
     port = await other.start(serve)
-    https = Https(allow_local=allow_local)
+    https = Https(allow_local, refused)
     try:
         return await https.post(other.target(port, **more), b"{}", timeout_s)
     finally:
@@ -67,7 +69,7 @@ async def said(
         other.server.close()
 
 
-def fails(other: Other, serve: Serve, allow_local: bool = True, **more: object) -> str:
+def fails(other: Other, serve: Serve, allow_local: bool = True, **more: Any) -> str:
     with pytest.raises(Unreachable) as failure:
         asyncio.run(said(other, serve, allow_local, **more))
     return str(failure.value)
@@ -113,6 +115,16 @@ def test_this_machine_is_refused_under_any_name(tmp_path: Path) -> None:
     for names in (("127.0.0.1",), ("localhost",), ("::ffff:127.0.0.1",), ("0.0.0.0",)):
         why = fails(Other(tmp_path), answering("200 OK"), allow_local=False, names=names)
         assert why == f'Post "https://{NAME}/v": the address is not allowed'
+
+
+def test_ranges_that_operators_name_are_refused_under_any_name(tmp_path: Path) -> None:
+    for names in (("127.0.0.1",), ("localhost",), ("::ffff:127.0.0.1",)):
+        why = fails(
+            Other(tmp_path), answering("200 OK"), refused=("127.0.0.0/8", "::1/128"), names=names
+        )
+        assert why == f'Post "https://{NAME}/v": the address is not allowed'
+    done = said(Other(tmp_path), answering("200 OK", b"yes"), refused=("10.0.0.0/8", "fd00::/8"))
+    assert asyncio.run(done) == b"yes"
 
 
 def test_nobody_there_is_said_as_it_is(tmp_path: Path) -> None:
