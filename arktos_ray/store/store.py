@@ -695,7 +695,8 @@ class Store:
     async def reach(self, revision: int) -> None:
         """Wait until the state at `revision` is settled: nothing at or below it is to come.
 
-        Raises Timeout for a revision that no clock in the region can have given out.
+        Raises Timeout for a revision that no clock in the region can have given out; Unavailable
+        for one far ahead of our clock while the disk takes no writes.
         """
         self.check_open()
         if revision <= self.revision:
@@ -729,8 +730,13 @@ class Store:
             await self._clock.sleep(ahead_s)
         elif ahead_s > 0:
             # A restart is faster than that: it must not go back behind what we show now.
-            with contextlib.suppress(Failure):  # A disk that takes no writes can still be read.
+            try:
                 await self._log.compact((), {_HIGH_WATER: revision})
+            except Failure as failure:
+                raise Unavailable(
+                    f"the clock is {ahead_s:.0f} s behind what was asked for, and the disk takes"
+                    f" no note of it: {failure.message}"
+                ) from failure
         self._last = max(self._last, revision)
 
     def range_at(self, gvr: str, prefix: str, after: str, revision: int) -> Iterable[Record]:

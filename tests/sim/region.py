@@ -26,7 +26,7 @@ from arktos_ray.actors.resource_partition import ResourcePartition
 from arktos_ray.actors.scheduler import Scheduler
 from arktos_ray.actors.streams import CALL, REQUEST, SUBSCRIBE
 from arktos_ray.actors.tenant_partition import TenantPartition
-from arktos_ray.api import quantity, scheme
+from arktos_ray.api import custom, quantity, scheme
 from arktos_ray.api.calls import DELETED, Call
 from arktos_ray.api.errors import AlreadyExists, Expired, Failure, NotFound, decode
 from arktos_ray.api.names import Key
@@ -676,7 +676,8 @@ class Region:
         if store is None:
             return ""
         call = Call("list", informer.gvr, "all", options=informer._selectors)
-        match = matcher(call, scheme.resource(informer.gvr))
+        known = scheme.BY_GVR.get(informer.gvr)
+        match = matcher(call, custom.unknown(informer.gvr) if known is None else known)
         # The status of a node ages by itself, and is told a moment later.
         exact = informer.gvr != "nodes"
         there = {

@@ -72,5 +72,7 @@ def test_a_forced_kind_is_used_and_ended_in_all_partitions(seed: int) -> None:
                 return
 
         sim.run(sim.eventually(end))
-        sim.run_until(lambda: not list(sim.objects(DEFINITIONS, "system")))
+        sim.run_until(
+            lambda: GVR not in [d["metadata"]["name"] for d in sim.objects(DEFINITIONS, "system")]
+        )
         assert list(sim.objects(GVR)) == []

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arktos_ray.api.errors import Expired, Failure, StorageFull, TooManyRequests
+from arktos_ray.api.errors import Expired, Failure, StorageFull, TooManyRequests, Unavailable
 from arktos_ray.base.tasks import Tasks
 from arktos_ray.store.backends.memory import MemoryDisk, MemoryLog
 from arktos_ray.store.records import encode
@@ -337,6 +337,33 @@ def test_revisions_do_not_go_back_when_the_clock_does_and_the_partition_restarts
         again.store.put(GVR, path("a"), obj("a", 1))
         await again.store.commit()
         assert again.store.revision > shown
+        await again.crash()
+
+    asyncio.run(story())
+
+
+def test_what_a_full_disk_cannot_remember_is_not_shown_ahead_of_the_clock() -> None:
+    async def story() -> None:
+        disk = MemoryDisk()
+        running = Running(disk)
+        # Another partition's clock is right, ours is behind.
+        ahead = (int((running.clock.time + 60) * 1000) << 19) - 1
+
+        async def full(revisions: object, floors: object) -> None:
+            raise StorageFull("full")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(running.log, "compact", full)
+            before = running.store.revision
+            with pytest.raises(Unavailable, match="full"):
+                await running.store.reach(ahead)
+            assert running.store.revision == before
+        await running.store.reach(ahead)
+        await running.crash()
+        again = Running(disk)
+        again.store.put(GVR, path("a"), obj("a", 1))
+        await again.store.commit()
+        assert again.store.revision > ahead
         await again.crash()
 
     asyncio.run(story())
