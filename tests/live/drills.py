@@ -34,6 +34,7 @@ from arktos_ray.client.handles import Background
 from arktos_ray.client.http import HttpCaller
 from arktos_ray.client.kubeconfig import endpoint
 from arktos_ray.client.port import Client
+from arktos_ray.tenancy.accounts import ROOT_CA
 
 Object = dict[str, Any]
 
@@ -140,6 +141,11 @@ class Recovery:
 
     def __str__(self) -> str:
         return f"read {self.read_s:.2f} s, write {self.write_s:.2f} s"
+
+
+def _known_as(namespace: str, name: str) -> str:
+    """By its name alone; what every namespace has by both."""
+    return name if name != ROOT_CA else f"{namespace}/{name}"
 
 
 class Load:
@@ -256,10 +262,11 @@ class Load:
 
     async def _listed(self, watcher: str) -> tuple[dict[tuple[str, str], int], int]:
         items, revision = await self._viewer(watcher).list("configmaps", tenant=watcher)
-        found = {
-            (i["metadata"]["tenant"], i["metadata"]["name"]): int(i["metadata"]["resourceVersion"])
-            for i in items
-        }
+        found = {}
+        for item in items:
+            meta = item["metadata"]
+            name = _known_as(meta["namespace"], meta["name"])
+            found[meta["tenant"], name] = int(meta["resourceVersion"])
         return found, revision
 
     async def _first(self, watcher: str) -> Watched:
@@ -281,8 +288,9 @@ class Load:
                             self.surprises.append(f"{watcher}: {event.revision} goes back")
                         watched.revision = event.revision
                         if event.type != BOOKMARK:
-                            tenant, _, name = event.path.split("/")
-                            watched.events.append((event.type, tenant, name, event.revision))
+                            tenant, namespace, name = event.path.split("/")
+                            known = _known_as(namespace, name)
+                            watched.events.append((event.type, tenant, known, event.revision))
             except Expired as failure:
                 self.surprises.append(f"{watcher}: a gap: {failure.message}")
                 watched.revision = (await self._first(watcher)).revision

@@ -4,7 +4,9 @@ what its users do with it, in a tenant of its own, by its own credential and beh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import gc
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,15 @@ pytestmark = [pytest.mark.live, pytest.mark.filterwarnings("ignore")]
 Object = dict[str, Any]
 NS = "default"
 THINGS = "things.others.example.com"
+
+
+@pytest.fixture(autouse=True)
+def _left() -> Iterator[None]:
+    """Connections that a package leaves open are closed here, not in somebody else's test."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()
 
 
 @pytest.fixture(params=["own", "prefix"])
