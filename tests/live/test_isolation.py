@@ -38,6 +38,8 @@ VOLATILE = re.compile(
     rb'"(resourceVersion|uid|creationTimestamp|continue)":"[^"]*"|"hashKey":\d+|own-[0-9a-f]+-\w+'
 )
 
+_SPELT = re.compile(rb"%(76|64|63|6e|6a)(aultt7|esertt7|ellarn7|othingn7|ewelo7|obodyo7)", re.I)
+
 
 class Seen(NamedTuple):
     code: int
@@ -183,7 +185,9 @@ def judge(pair: Pair, there: Seen, absent: Seen, world: World, tally: Tally) -> 
 
 
 def _plain(seen: Seen, place: Place, world: World) -> bytes:
-    body = VOLATILE.sub(b"", seen.body)
+    # A refusal may repeat a name as it was spelt: with its first letter as a number.
+    body = _SPELT.sub(lambda found: bytes([int(found[1], 16)]) + found[2], seen.body)
+    body = VOLATILE.sub(b"", body)
     names = list(place._asdict().items())
     # A kind of the other's is named in both of some pairs.
     names += [("group", world.there.group), ("plural", world.there.plural)]
