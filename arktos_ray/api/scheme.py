@@ -357,6 +357,10 @@ BY_KIND: dict[tuple[str, str], Resource] = {
     (r.api_version, r.kind): BY_GVR[r.gvr] for r in (*RESOURCES, *OLDER)
 }
 BY_VERSION: dict[tuple[str, str], Resource] = {(r.gvr, r.api_version): r for r in OLDER}
+# gvr -> the versions, and groups, in which its objects are served.
+SERVED: dict[str, list[Resource]] = {}
+for _row in BY_PATH.values():
+    SERVED.setdefault(_row.gvr, []).append(_row)
 VOLATILE: frozenset[str] = frozenset(r.gvr for r in RESOURCES if not r.durable)
 
 

@@ -26,6 +26,7 @@ from arktos_ray.apiserver.admission import matching
 from arktos_ray.apiserver.admission.matching import CREATE, DELETE, EXEMPT, UPDATE, Asked
 from arktos_ray.apiserver.admission.namespace import is_terminating
 from arktos_ray.apiserver.admission.refusals import forbidden
+from arktos_ray.apiserver.by_tenant import ByTenant, Said
 from arktos_ray.store.records import Record
 from arktos_ray.store.store import Store
 
@@ -36,18 +37,12 @@ Object = dict[str, Any]
 
 MUTATING = f"mutatingwebhookconfigurations.{ADMISSION}"
 VALIDATING = f"validatingwebhookconfigurations.{ADMISSION}"
-# The same objects in other groups and versions.
-_SERVED: dict[str, list[Resource]] = {}
-for _resource in scheme.BY_PATH.values():
-    _SERVED.setdefault(_resource.gvr, []).append(_resource)
 # What the partition itself writes: it must be able to start, whatever webhooks there are.
 _OURSELVES = ("system:apiserver", "system:resourcequota")
 # Webhooks of one tenant: each is looked at by every write that it may concern. Then 403.
 HOOKS_PER_TENANT_MAX = 256
 # How often one call begins again because something changed while webhooks were asked.
 _ROUNDS = 8
-# What the rules of one tenant say about (operation, resource, subresource), remembered.
-_REMEMBERED = 2_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,34 +118,33 @@ class Attempt:
             )
 
 
-class _Tenant:
+class _Tenant(Said[Chosen]):
+    """Mutating ones first, each kind in the order of its names."""
+
     def __init__(self) -> None:
+        super().__init__()
         self.configs: dict[tuple[str, str], list[Hook]] = {}  # by gvr and name
-        self._wanted: dict[tuple[str, str, str, str, str], list[Chosen]] = {}
 
-    def put(self, gvr: str, name: str, hooks: list[Hook]) -> None:
-        self._wanted.clear()
+    @property
+    def empty(self) -> bool:
+        return not self.configs
+
+    def _put(self, gvr: str, record: Record) -> None:
+        at = (gvr, record.key.name)
+        hooks = [] if record.deleted else _hooks(gvr, record)
         if hooks:
-            self.configs[gvr, name] = hooks
+            self.configs[at] = hooks
         else:
-            self.configs.pop((gvr, name), None)
+            self.configs.pop(at, None)
 
-    def wanted(self, asked: Asked) -> list[Chosen]:
-        """Those whose rules match; mutating ones first, each kind in the order of its names."""
-        of = asked.resource
-        key = (asked.operation, of.group, of.version, of.plural, asked.subresource)
-        found = self._wanted.get(key)
-        if found is None:
-            if len(self._wanted) >= _REMEMBERED:
-                self._wanted.clear()
-            found = self._wanted[key] = [
-                Chosen(hook, resource)
-                for _, hooks in sorted(self.configs.items())
-                for hook in hooks
-                for resource in (_wanted_as(hook, asked),)
-                if resource is not None
-            ]
-        return found
+    def _find(self, asked: Asked) -> list[Chosen]:
+        return [
+            Chosen(hook, resource)
+            for _, hooks in sorted(self.configs.items())
+            for hook in hooks
+            for resource in (_wanted_as(hook, asked),)
+            if resource is not None
+        ]
 
 
 def _is_our_own(call: Call) -> bool:
@@ -160,37 +154,15 @@ def _is_our_own(call: Call) -> bool:
 def _wanted_as(hook: Hook, asked: Asked) -> Resource | None:
     policy = hook.spec.get("matchPolicy") or "Equivalent"
     rules = hook.spec.get("rules") or ()
-    return matching.wanted_as(rules, asked, policy, _SERVED.get(asked.resource.gvr, ()))
+    return matching.wanted_as(rules, asked, policy, scheme.SERVED.get(asked.resource.gvr, ()))
 
 
 class Hooks:
     def __init__(self, store: Store) -> None:
-        self._store = store
-        self._tenants: dict[str, _Tenant] = {}
+        self._tenants = ByTenant(store, (MUTATING, VALIDATING), _Tenant)
+        self.reread = self._tenants.reread
         # Set by the server while it works on a call that is answered alone.
         self.attempt: Attempt | None = None
-        for gvr in (MUTATING, VALIDATING):
-            store.listeners[gvr] = self._published
-            for record in store.table(gvr).range():
-                self._published(gvr, record, None)
-
-    def _published(self, gvr: str, record: Record, previous: Record | None) -> None:
-        key = record.key
-        tenant = self._tenants.get(key.tenant)
-        if tenant is None:
-            if record.deleted:
-                return
-            tenant = self._tenants[key.tenant] = _Tenant()
-        tenant.put(gvr, key.name, [] if record.deleted else _hooks(gvr, record))
-        if not tenant.configs:
-            del self._tenants[key.tenant]
-
-    def reread(self, tenant: str) -> None:
-        """It came, or went."""
-        self._tenants.pop(tenant, None)
-        for gvr in (MUTATING, VALIDATING):
-            for record in self._store.table(gvr).range(f"{tenant}/"):
-                self._published(gvr, record, None)
 
     def check_room(self, resource: Resource, tenant: str, obj: Object) -> None:
         """Raises Forbidden for a configuration that is more than the tenant may have."""

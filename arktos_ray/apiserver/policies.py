@@ -21,6 +21,7 @@ from arktos_ray.apiserver.admission import matching, policy
 from arktos_ray.apiserver.admission.matching import CREATE, DELETE, EXEMPT, UPDATE, Asked
 from arktos_ray.apiserver.admission.namespace import is_terminating
 from arktos_ray.apiserver.admission.policy import BINDINGS, POLICIES, Binding, Policy
+from arktos_ray.apiserver.by_tenant import ByTenant, Said
 from arktos_ray.apiserver.conversions import completed
 from arktos_ray.store.records import Record
 from arktos_ray.store.store import Store
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 Object = dict[str, Any]
 
-# What the rules of one tenant say about (operation, resource, subresource), remembered.
-_REMEMBERED = 2_000
 # All policies of one call together, in units of CEL: usual ones take tens. Others wait for 15 ms
 # when somebody uses it up, 40 with the dearest functions.
 COST_MAX = 60_000
@@ -39,45 +38,39 @@ _WARNINGS_CHARS = 4_096
 # What the policies of one call may say to the audit log.
 _AUDIT_CHARS = 32_768
 _VALIDATION_FAILURE = "validation.policy.admission.k8s.io/validation_failure"
-_SERVED: dict[str, list[Resource]] = {}
-for _resource in scheme.BY_PATH.values():
-    _SERVED.setdefault(_resource.gvr, []).append(_resource)
 Wanted = list[tuple[Policy, Resource]]
 
 
-class _Tenant:
+class _Tenant(Said[tuple[Policy, Resource]]):
+    """In the order of their names."""
+
     def __init__(self) -> None:
+        super().__init__()
         self.policies: dict[str, Policy] = {}
         self.bindings: dict[str, Binding] = {}
-        self._wanted: dict[tuple[str, ...], Wanted] = {}
 
-    def put(self, gvr: str, name: str, obj: Object | None) -> None:
-        self._wanted.clear()
+    @property
+    def empty(self) -> bool:
+        return not self.policies and not self.bindings
+
+    def _put(self, gvr: str, record: Record) -> None:
+        name = record.key.name
         if gvr == POLICIES:
             self.policies.pop(name, None)
-            if obj is not None:
-                self.policies[name] = Policy(obj)
+            if not record.deleted:
+                self.policies[name] = Policy(record.decode())
         else:
             self.bindings.pop(name, None)
-            if obj is not None:
-                self.bindings[name] = Binding(obj)
+            if not record.deleted:
+                self.bindings[name] = Binding(record.decode())
 
-    def wanted(self, asked: Asked) -> Wanted:
-        """Policies whose rules match, in the order of their names. Names of objects are not looked
-        at yet: those are too many to remember."""
-        of = asked.resource
-        key = (asked.operation, of.group, of.version, of.plural, asked.subresource)
-        found = self._wanted.get(key)
-        if found is None:
-            if len(self._wanted) >= _REMEMBERED:
-                self._wanted.clear()
-            found = self._wanted[key] = [
-                (one, resource)
-                for _, one in sorted(self.policies.items())
-                for resource in (_wanted_as(one.constraints, asked, names=False),)
-                if resource is not None
-            ]
-        return found
+    def _find(self, asked: Asked) -> Wanted:
+        return [
+            (one, resource)
+            for _, one in sorted(self.policies.items())
+            for resource in (_wanted_as(one.constraints, asked, names=False),)
+            if resource is not None
+        ]
 
     def bound(self, name: str) -> list[Binding]:
         return [one for _, one in sorted(self.bindings.items()) if one.policy == name]
@@ -86,32 +79,11 @@ class _Tenant:
 class Policies:
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._tenants: dict[str, _Tenant] = {}
+        self._tenants = ByTenant(store, (POLICIES, BINDINGS), _Tenant)
+        self.reread = self._tenants.reread
         # What was said of the call that is just being carried out, though it was not refused.
         self.warnings: list[str] = []
         self.audit: dict[str, str] = {}
-        for gvr in (POLICIES, BINDINGS):
-            store.listeners[gvr] = self._published
-            for record in store.table(gvr).range():
-                self._published(gvr, record, None)
-
-    def _published(self, gvr: str, record: Record, previous: Record | None) -> None:
-        key = record.key
-        tenant = self._tenants.get(key.tenant)
-        if tenant is None:
-            if record.deleted:
-                return
-            tenant = self._tenants[key.tenant] = _Tenant()
-        tenant.put(gvr, key.name, None if record.deleted else record.decode())
-        if not tenant.policies and not tenant.bindings:
-            del self._tenants[key.tenant]
-
-    def reread(self, tenant: str) -> None:
-        """It came, or went."""
-        self._tenants.pop(tenant, None)
-        for gvr in (POLICIES, BINDINGS):
-            for record in self._store.table(gvr).range(f"{tenant}/"):
-                self._published(gvr, record, None)
 
     def begin(self) -> None:
         if self.warnings or self.audit:
@@ -251,7 +223,7 @@ def _concerns(
     if match.get("excludeResourceRules"):
         left_out = matching.wanted_as(
             match["excludeResourceRules"], asked, match.get("matchPolicy") or "Equivalent",
-            _SERVED.get(asked.resource.gvr, ()),
+            scheme.SERVED.get(asked.resource.gvr, ()),
         )  # fmt: skip
         if left_out is not None:
             return False
@@ -265,7 +237,7 @@ def _wanted_as(match: Object, asked: Asked, *, names: bool = True) -> Resource |
     rules = match.get("resourceRules") or ()
     if not names:
         rules = [{**rule, "resourceNames": None} for rule in rules]
-    served = _SERVED.get(asked.resource.gvr, ())
+    served = scheme.SERVED.get(asked.resource.gvr, ())
     return matching.wanted_as(rules, asked, match.get("matchPolicy") or "Equivalent", served)
 
 
