@@ -6,7 +6,6 @@ partitions, never a view, whether something is left. One for a whole partition: 
 
 from __future__ import annotations
 
-from arktos_ray.api import errors
 from arktos_ray.api.errors import NotFound
 from arktos_ray.api.names import ALL_TENANTS, Key
 from arktos_ray.api.scheme import DEFINITIONS
@@ -15,6 +14,7 @@ from arktos_ray.client.port import Client
 from arktos_ray.controllers.customresources import plan as planning
 from arktos_ray.controllers.customresources.plan import Empty, Finish, Object
 from arktos_ray.controllers.loop import Controller, ControllerClient, Loop, Parts
+from arktos_ray.controllers.namespace.controller import empty
 from arktos_ray.controllers.pods import is_terminating
 
 NAME = "customresource-cleanup-controller"
@@ -55,7 +55,7 @@ class CustomResources(Controller):
         match planning.plan(definition, bool(left)):
             case Empty():
                 for client in left:
-                    await _empty(client, gvr, "" if tenant == ALL_TENANTS else tenant)
+                    await empty(client, (gvr,), "" if tenant == ALL_TENANTS else tenant)
                 first = key not in self._looked
                 self._looked.add(key)
                 return LOOK_AGAIN_FIRST_S if first else LOOK_AGAIN_S
@@ -82,13 +82,3 @@ class CustomResources(Controller):
 async def _is_left(client: Client, gvr: str, tenant: str) -> bool:
     found, _ = await client.list(gvr, tenant=tenant, limit="1")
     return bool(found)
-
-
-async def _empty(client: Client, gvr: str, tenant: str) -> None:
-    options: Object = {"kind": "DeleteOptions", "apiVersion": "v1"}
-    options["propagationPolicy"] = "Background"
-    [reply] = await client.write(
-        [client.calling("deletecollection", gvr, Key(tenant, "", ""), options)]
-    )
-    if not reply.ok and not isinstance(refusal := errors.decode(reply.body), NotFound):
-        raise refusal

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -34,7 +35,43 @@ class ShortClock(FakeClock):
         await asyncio.sleep(0)
 
 
-class Acme:
+class Asking(ABC):
+    """Short words for what is asked, whichever way it goes."""
+
+    @abstractmethod
+    async def reply(self, *what: Any, **more: Any) -> Reply: ...
+
+    async def ok(self, *what: Any, **more: Any) -> Object:
+        reply = await self.reply(*what, **more)
+        assert reply.ok, reply.body
+        found: Object = orjson.loads(reply.body)
+        return found
+
+    async def fails(self, code: int, *what: Any, **more: Any) -> str:
+        reply = await self.reply(*what, **more)
+        assert reply.code == code, (reply.code, reply.body)
+        return errors.decode(reply.body).message
+
+
+class Reviewed(Asking):
+    """As an ingress asks a partition whose tenants have webhooks."""
+
+    def __init__(self, w: Acme) -> None:
+        self.w = w
+
+    def call(self, *what: Any, **more: Any) -> Call:
+        return self.w.call(*what, **more)
+
+    async def reply(self, *what: Any, **more: Any) -> Reply:
+        """Again, alone, when it is told to."""
+        call = self.call(*what, **more)
+        [reply] = await self.w.part.call([call])
+        if reply.code == 503 and b"ReviewedApart" in reply.body:
+            return Reply.unpack(await self.w.part.request("reviewed", call.pack()))
+        return reply
+
+
+class Acme(Asking):
     """A partition with one tenant, and short words for what is asked of it."""
 
     def __init__(self, disk: MemoryDisk | None = None) -> None:
@@ -80,17 +117,6 @@ class Acme:
     async def reply(self, *what: Any, **more: Any) -> Reply:
         [reply] = await self.part.call([self.call(*what, **more)])
         return reply
-
-    async def ok(self, *what: Any, **more: Any) -> Object:
-        reply = await self.reply(*what, **more)
-        assert reply.ok, reply.body
-        found: Object = orjson.loads(reply.body)
-        return found
-
-    async def fails(self, code: int, *what: Any, **more: Any) -> str:
-        reply = await self.reply(*what, **more)
-        assert reply.code == code, (reply.code, reply.body)
-        return errors.decode(reply.body).message
 
 
 def acme(story: Callable[[Acme], Awaitable[None]]) -> None:

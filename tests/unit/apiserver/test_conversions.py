@@ -9,11 +9,11 @@ from typing import Any
 
 import orjson
 import pytest
-from acme_world import ACME, ADMIN, Acme, acme
+from acme_world import ACME, ADMIN, Acme, Reviewed, acme
 from widgets import DEFINITIONS, GVR, definition, version, widget
 
 from arktos_ray.api import errors
-from arktos_ray.api.calls import Call, Reply, User
+from arktos_ray.api.calls import Call, User
 from arktos_ray.apiserver import conversions
 from arktos_ray.apiserver.targets import Target, Unreachable
 from arktos_ray.testing.fakes import settle
@@ -93,34 +93,15 @@ class Outside:
         return self.raw(answer)
 
 
-class World:
+class World(Reviewed):
     def __init__(self, w: Acme) -> None:
-        self.w = w
+        super().__init__(w)
         self.outside = w.part.server.reviews.outside = Outside()
 
     def call(self, *what: Any, version: str = "", **more: Any) -> Call:
         call = self.w.call(*what, **more)
         call.version = version
         return call
-
-    async def reply(self, *what: Any, **more: Any) -> Reply:
-        """As an ingress asks: again, alone, when it is told to."""
-        call = self.call(*what, **more)
-        [reply] = await self.w.part.call([call])
-        if reply.code == 503 and b"ReviewedApart" in reply.body:
-            return Reply.unpack(await self.w.part.request("reviewed", call.pack()))
-        return reply
-
-    async def ok(self, *what: Any, **more: Any) -> Object:
-        reply = await self.reply(*what, **more)
-        assert reply.ok, reply.body
-        found: Object = orjson.loads(reply.body)
-        return found
-
-    async def fails(self, code: int, *what: Any, **more: Any) -> str:
-        reply = await self.reply(*what, **more)
-        assert reply.code == code, (reply.code, reply.body)
-        return errors.decode(reply.body).message
 
     async def install(self, **more: Any) -> None:
         await self.ok("create", DEFINITIONS, kinds(**more), at=("acme", "", ""))

@@ -11,11 +11,11 @@ from typing import Any
 
 import orjson
 import pytest
-from acme_world import ACME, ADMIN, Acme, acme
+from acme_world import ACME, ADMIN, Acme, Reviewed, acme
 from widgets import AS, DEFINITIONS, GVR, definition, version, widget
 
 from arktos_ray.api import errors
-from arktos_ray.api.calls import Call, Reply, User
+from arktos_ray.api.calls import Reply, User
 from arktos_ray.apiserver.targets import Target, Unreachable
 from arktos_ray.apiserver.tokens import Tokens
 from arktos_ray.base.signing import TokenKeys, ensure_keys
@@ -73,9 +73,9 @@ def patching(path: str, value: str) -> Callable[[Object], Object]:
     return lambda review: answer(review, patch=[{"op": "add", "path": path, "value": value}])
 
 
-class Hooked:
+class Hooked(Reviewed):
     def __init__(self, w: Acme) -> None:
-        self.w = w
+        super().__init__(w)
         self.fake = w.part.server.reviews.outside = Fake()
 
     async def install(
@@ -84,25 +84,6 @@ class Hooked:
         gvr = next(one for one in KINDS if one.startswith(kind)) + ".admissionregistration.k8s.io"
         body = {"metadata": {"name": name}, "webhooks": list(hooks)}
         await self.w.ok("create", gvr, body, at=(at, "", ""), user=user)
-
-    async def reply(self, *what: Any, **more: Any) -> Reply:
-        """As an ingress asks: again, alone, when it is told to."""
-        call: Call = self.w.call(*what, **more)
-        [reply] = await self.w.part.call([call])
-        if reply.code == 503 and b"ReviewedApart" in reply.body:
-            return Reply.unpack(await self.w.part.request("reviewed", call.pack()))
-        return reply
-
-    async def ok(self, *what: Any, **more: Any) -> Object:
-        reply = await self.reply(*what, **more)
-        assert reply.ok, reply.body
-        found: Object = orjson.loads(reply.body)
-        return found
-
-    async def fails(self, code: int, *what: Any, **more: Any) -> str:
-        reply = await self.reply(*what, **more)
-        assert reply.code == code, (reply.code, reply.body)
-        return errors.decode(reply.body).message
 
     def paths(self) -> list[str]:
         return [path for path, _ in self.fake.asked]
